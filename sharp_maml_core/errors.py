@@ -1,0 +1,20 @@
+"""Errors that a user can act on: each names the parameter, its value, what is allowed and the fix."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used. The message is one clear sentence, fit to be shown as it is."""
+
+
+class MissingData(UserError, FileNotFoundError):
+    """A data set is not where it was looked for."""
+
+
+class Diverged(UserError, ArithmeticError):
+    """Training met a loss or gradient that is not finite."""
+
+
+def invalid(parameter: str, value: object, allowed: str, fix: str = "") -> UserError:
+    """A UserError in the house's form: `parameter=value is not allowed: it must be ALLOWED. FIX`."""
+    return UserError(f"{parameter}={value!r} is not allowed: it must be {allowed}." + (f" {fix}" if fix else ""))

@@ -1,0 +1,29 @@
+"""The meta-learners, one file each, behind one interface."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import nn
+
+from ..config import Config
+from ..network import Network
+from .learner import Learner, Loss
+from .maml import maml
+
+__all__ = ["Learner", "Loss", "build_learner"]
+
+
+def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | None = None) -> Learner:
+    """The learner that `config.variant` names.
+
+    model  any module without running statistics and without dropout; default Conv4 for `config.n_way` classes of
+           28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for other data.
+    loss   (outputs, targets) -> mean loss, a scalar; default cross-entropy
+
+    Raises UserError for a model that is not a pure function of its parameters and input, or that the variant cannot use.
+    """
+    if model is None:
+        from ..models import Conv4
+
+        model = Conv4((1, 28, 28), config.n_way, config.filters)
+    return maml(config, Network(model), loss or F.cross_entropy)

@@ -1,0 +1,202 @@
+"""Every setting of an experiment, with its default, its range and where it comes from.
+
+The command line, the notebook's guard and the documentation are generated from these fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+import torch
+
+from .errors import invalid
+
+VARIANTS = ("maml", "fomaml", "low", "up", "both", "anil", "low-anil", "e-low", "e-low-anil")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A range of values: what it is called, and whether a value is in it."""
+
+    text: str
+    contains: Callable[[Any], bool]
+
+
+def at_least(minimum: float) -> Allowed:
+    return Allowed(f"at least {minimum}", lambda value: value >= minimum)
+
+
+def between(low: float, high: float) -> Allowed:
+    return Allowed(f"above {low} and at most {high}", lambda value: low < value <= high)
+
+
+def one_of(*values: str) -> Allowed:
+    return Allowed("one of " + ", ".join(values), lambda value: value in values)
+
+
+ABOVE_ZERO = Allowed("above 0", lambda value: value > 0)
+NOT_EMPTY = Allowed("a name or a path", lambda value: bool(value))
+ANYTHING = Allowed("any text", lambda value: True)
+EITHER = Allowed("true or false", lambda value: True)
+
+
+def setting(default: Any, help: str, allowed: Allowed, source: str = "") -> Any:
+    return field(default=default, metadata={"help": help, "allowed": allowed, "source": source})
+
+
+@dataclass(frozen=True)
+class Config:
+    """An experiment. Invalid values raise UserError, naming the field, the value and what is allowed."""
+
+    # The method
+    variant: str = setting("both", "the meta-learner", one_of(*VARIANTS), "Section 3.2, 5.4")
+    inner_lr: float = setting(0.1, "step size of the inner loop, beta_low", ABOVE_ZERO, "Section 5.1")
+    inner_steps: int = setting(5, "gradient steps of the inner loop", at_least(1), "released README")
+    eval_inner_steps: int = setting(0, "the same at validation and test time; 0: as in training", at_least(0))
+    outer_lr: float = setting(1e-3, "learning rate of Adam in the outer loop, beta_up", ABOVE_ZERO, "Section 5.1")
+    clip: float = setting(0.0, "bound on the norm of the meta-gradient; 0: none", at_least(0), "Finn et al. clip to 10")
+    alpha_low: float = setting(5e-4, "radius of the lower perturbation; 0: off", at_least(0), "Section 5.1, README")
+    alpha_up: float = setting(5e-4, "radius of the upper perturbation; 0: off", at_least(0), "Section 5.1, README")
+    adaptive: bool = setting(False, "perturb in ASAM's ball, scaled by the weights", EITHER, "Kwon et al. 2021")
+    perturbation_gradient: str = setting(
+        "stop",
+        "stop: eps_m is a constant in Eq. 10, as in the paper; through: differentiate it, as the released code does",
+        one_of("stop", "through"),
+        "Eq. 10",
+    )
+    reuse_lower_perturbation: bool = setting(
+        True, "use eps_m again in the second pass; false: compute it anew, as the released code does", EITHER, "Eq. 14"
+    )
+    test_perturbation: bool = setting(True, "perturb the inner loop at test time too", EITHER, "released code: low does")
+    adapt_norm: bool = setting(
+        True,
+        "adapt and perturb the norm layers' scale and shift in the inner loop; false: as the released code",
+        EITHER,
+        "not stated in the paper",
+    )
+    esam_weights: float = setting(0.5, "e-low: share of weights that is perturbed, xi", between(0, 1), "Du et al. 2022")
+    esam_samples: float = setting(0.5, "e-low: share of samples that is used, mu", between(0, 1), "Du et al. 2022")
+
+    # The tasks
+    dataset: str = setting(
+        "glyphs", "glyphs, omniglot, miniimagenet, cifar-fs, fc100, sinusoid, or a folder of images", NOT_EMPTY
+    )
+    n_way: int = setting(5, "classes of a task, N", at_least(2), "Section 5.1")
+    k_shot: int = setting(1, "support images of a class, K", at_least(1), "Section 5.1")
+    n_query: int = setting(15, "query images of a class", at_least(1), "Section 5.1")
+    n_tasks: int = setting(4, "tasks of a meta-iteration, M", at_least(1), "released README")
+    rotations: bool = setting(False, "turned by 90, 180, 270 degrees, a training class makes three more", EITHER, "Finn")
+    data_root: str = setting("", "folder of the data sets; empty: $SHARP_MAML_DATA, else the user's cache", ANYTHING)
+    download: bool = setting(False, "fetch a missing data set through Torchmeta", EITHER)
+    filters: int = setting(64, "filters of each convolution", at_least(1), "Section 5.1")
+
+    # The run
+    iterations: int = setting(1000, "meta-iterations, T", at_least(1), "released README: 60000")
+    eval_every: int = setting(250, "meta-iterations between validations", at_least(1))
+    val_tasks: int = setting(200, "tasks of a validation", at_least(2))
+    eval_tasks: int = setting(1000, "test tasks at the end", at_least(2), "Finn et al.: 600")
+    seed: int = setting(0, "seed of the parameters and of the training tasks", at_least(0))
+    eval_seed: int = setting(0, "seed of the validation and test tasks: equal for what is compared", at_least(0))
+    checkpoint_every: int = setting(50, "meta-iterations between checkpoints", at_least(1))
+    tensorboard: bool = setting(False, "write TensorBoard event files to the run folder", EITHER)
+
+    # The machine
+    device: str = setting("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, ...", NOT_EMPTY)
+    dtype: str = setting("float32", "floating-point type", one_of("float32", "float64"))
+    query_precision: str = setting(
+        "full",
+        "full, or bfloat16 in the query pass only: faster, and the inner loop stays exact",
+        one_of("full", "bfloat16"),
+    )
+    task_map: str = setting(
+        "auto", "go over tasks by loop or by vmap; auto: loop on CPU, vmap elsewhere", one_of("auto", "loop", "vmap")
+    )
+    task_chunk: int = setting(0, "tasks that vmap takes at once, which bounds the memory; 0: all", at_least(0))
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = _typed(f.name, getattr(self, f.name))
+            object.__setattr__(self, f.name, value)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise invalid(f.name, value, "finite")
+            allowed: Allowed = f.metadata["allowed"]
+            if not allowed.contains(value):
+                raise invalid(f.name, value, allowed.text)
+        self.torch_device  # noqa: B018  a device that is not there is an error now, not after the data are loaded
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
+
+    @property
+    def torch_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise invalid("device", self.device, "auto, cpu, cuda, cuda:1, ...") from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise invalid(
+                "device",
+                self.device,
+                f"a device of this machine, which has {torch.cuda.device_count()} CUDA devices",
+                "Use device=auto.",
+            )
+        return device
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with some fields changed, checked like a new one."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+TYPES = get_type_hints(Config)
+
+
+def config_from(values: dict[str, Any]) -> Config:
+    """A Config from a dict; an unknown name raises UserError with the nearest known ones."""
+    check_names(values, FIELDS)
+    return Config(**values)
+
+
+def check_names(given: Any, known: Any) -> None:
+    """Raise UserError for the first name that is not known."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, list(known), n=3)
+            raise invalid(
+                "parameter", name, "one of " + ", ".join(known), f"Did you mean {' or '.join(near)}?" if near else ""
+            )
+
+
+def _typed(name: str, value: Any) -> Any:
+    """The value in its field's type: papermill and the command line give text, YAML an int for a float."""
+    kind = TYPES[name]
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        raise invalid(name, value, "true or false")
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise invalid(name, value, "text")
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+        if kind is int and number != int(value):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        raise invalid(name, value, "a whole number" if kind is int else "a number") from None

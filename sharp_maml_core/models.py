@@ -1,0 +1,53 @@
+"""The paper's networks. Any other `nn.Module` without running statistics serves as well.
+
+A model that is to be used with ANIL has two submodules, `features` and `head`, and is their composition (Eq. 19).
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .norm import EpisodeNorm
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolution, batch norm, ReLU, 2x2 max-pooling (Section 5.1; Vinyals et al. 2016)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm = EpisodeNorm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Batch norm subtracts the convolution's bias again: its gradient is exactly zero, so it is not even added.
+        # The parameter stays, so that counts, norms and checkpoints are those of the usual network (k = 121,093).
+        x = F.conv2d(x, self.conv.weight, None, padding=1)
+        # ReLU is monotone: pooling first gives the same numbers from a quarter of the work.
+        return F.relu(F.max_pool2d(self.norm(x), 2))
+
+
+class Conv4(nn.Module):
+    """Four convolutional blocks and a linear layer: images [B, C, H, W] in [0, 1] to logits [B, n_way]."""
+
+    def __init__(self, image_shape: tuple[int, int, int], n_way: int, filters: int = 64) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        blocks = [ConvBlock(channels if i == 0 else filters, filters) for i in range(4)]
+        self.features = nn.Sequential(*blocks, nn.Flatten())
+        self.head = nn.Linear(filters * (height // 16) * (width // 16), n_way)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class MLP(nn.Module):
+    """Finn et al.'s network for regression: two hidden layers of 40 ReLU units, [B, d_in] to [B, d_out]."""
+
+    def __init__(self, d_in: int, d_out: int, width: int = 40) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(d_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.head = nn.Linear(width, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))

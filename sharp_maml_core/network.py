@@ -1,0 +1,86 @@
+"""A module as pure functions of its parameters."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .errors import invalid
+from .params import Params, select
+
+FEATURES, HEAD = "features.", "head."
+"""Where the two parts of Eq. 19, theta_r and theta_c, are found in a module's parameter names."""
+
+
+class Network:
+    """A module without state of its own: theta is always an argument.
+
+    Raises UserError for a module that is not a function of its parameters and input.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        for name, child in module.named_modules():
+            if getattr(child, "track_running_stats", False):
+                raise invalid(
+                    f"model.{name}.track_running_stats",
+                    True,
+                    "False: running statistics are state, and meta-learning normalises by the episode",
+                    f"Build {type(child).__name__} with track_running_stats=False, or use sharp_maml_core.EpisodeNorm.",
+                )
+            if isinstance(child, nn.modules.dropout._DropoutNd) and child.p > 0:
+                raise invalid(
+                    f"model.{name}.p",
+                    child.p,
+                    "0: exact meta-gradients evaluate the model twice at one point and need one answer",
+                    "Remove the dropout.",
+                )
+        self._module = copy.deepcopy(module)
+
+    @property
+    def parts(self) -> bool:
+        """Whether the module is a `head` after `features`, as ANIL needs."""
+        names = [name for name, _ in self._module.named_parameters()]
+        return all(name.startswith((FEATURES, HEAD)) for name in names) and all(
+            any(name.startswith(part) for name in names) for part in (FEATURES, HEAD)
+        )
+
+    @property
+    def norm_names(self) -> frozenset[str]:
+        """Names of the scales and shifts of normalisation layers."""
+        return frozenset(
+            f"{name}.{parameter}"
+            for name, child in self._module.named_modules()
+            if "Norm" in type(child).__name__
+            for parameter, _ in child.named_parameters(recurse=False)
+        )
+
+    def init(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Params:
+        """Fresh parameters by each layer's own rule; layers without a rule (`reset_parameters`) keep their values."""
+        module = copy.deepcopy(self._module)
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for child in module.modules():
+                reset = getattr(child, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+        return {
+            name: value.detach().clone().to(device=device, dtype=dtype) for name, value in module.named_parameters()
+        }
+
+    def forward(self, params: Params, x: Tensor) -> Tensor:
+        return functional_call(self._module, params, (x,))
+
+    def features(self, params: Params, x: Tensor) -> Tensor:
+        return self._part(FEATURES, params, x)
+
+    def head(self, params: Params, features: Tensor) -> Tensor:
+        return self._part(HEAD, params, features)
+
+    def _part(self, prefix: str, params: Params, x: Tensor) -> Tensor:
+        part = getattr(self._module, prefix[:-1])
+        mine = select(params, lambda name: name.startswith(prefix))
+        return functional_call(part, {name[len(prefix) :]: value for name, value in mine.items()}, (x,))

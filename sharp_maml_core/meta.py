@@ -43,10 +43,20 @@ def map_tasks(function: Callable[..., Any], arguments: tuple[Any, ...], how: str
     meta-gradient that is wrong by 1e-2 without a word.
     """
     if how == "vmap":
-        return torch.func.vmap(function, chunk_size=chunk)(*arguments)
+        return torch.func.vmap(function, chunk_size=chunk, randomness="same")(*arguments)
     n_tasks = len(pytree.tree_leaves(arguments)[0])
     results = [function(*pytree.tree_map(lambda leaf, task=task: leaf[task], arguments)) for task in range(n_tasks)]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+
+def task_map(setting: str, episode: Episode) -> str:
+    """ "loop" or "vmap", for a setting that may be "auto".
+
+    Measured on 2 cores, a loop is 1.6-2.5 times faster than vmap, which makes grouped convolutions of per-task weights.
+    """
+    if setting == "auto":
+        return "loop" if episode.support_x.device.type == "cpu" else "vmap"
+    return setting
 
 
 def sharpen(gradient: GradientPass, alpha_up: float, *, adaptive: bool = False, reuse: bool = True) -> GradientPass:

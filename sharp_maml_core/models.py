@@ -5,9 +5,14 @@ A model that is to be used with ANIL has two submodules, `features` and `head`, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import Config
+from .data.split import RegressionSplit, Split
+from .errors import invalid
 from .norm import EpisodeNorm
 
 
@@ -51,3 +56,20 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+def model_for(config: Config, split: Split) -> nn.Module:
+    """The network for the tasks of a split: Conv4 for images, the MLP for regression.
+
+    Raises UserError for images under 16 pixels, which four poolings would leave nothing of.
+    """
+    if isinstance(split, RegressionSplit):
+        return MLP(split.inputs.shape[-1], split.targets.shape[-1])
+    if min(split.shape[1:]) < 16:
+        raise invalid("dataset", split.name, f"images of at least 16x16 pixels, but it has {split.shape[1:]}")
+    return Conv4(split.shape, config.n_way, config.filters)
+
+
+def loss_for(split: Split) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy for classes, the mean square for functions."""
+    return F.mse_loss if isinstance(split, RegressionSplit) else F.cross_entropy

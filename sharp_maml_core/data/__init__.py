@@ -1,0 +1,66 @@
+"""Data sets as tensors on the device, and the episodes drawn from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..errors import invalid
+from .benchmarks import BENCHMARKS, load_benchmark, load_sinusoid
+from .episodes import check_split, sample_episodes
+from .roots import data_root
+from .split import ImageSplit, RegressionSplit, Split
+
+__all__ = ["ImageSplit", "RegressionSplit", "Split", "check_split", "load_split", "sample_episodes"]
+
+SPLITS = ("train", "val", "test")
+
+
+def load_split(
+    dataset: Any,
+    split: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Split:
+    """One split of a data set, as uint8 images [classes, instances, C, H, W] on `device`.
+
+    dataset   "glyphs" (drawn here, no download), "omniglot", "miniimagenet", "cifar-fs", "fc100", "sinusoid",
+              a folder of class folders of images, an array [classes, instances, C, H, W], or a dict of three of them
+    split     "train", "val" or "test"
+    root      folder of the data sets; default $SHARP_MAML_DATA, else the user's cache folder
+    download  fetch a missing data set through Torchmeta
+    seed      of the drawing (glyphs), of the functions (sinusoid), or of the split by class (your own images)
+
+    Raises UserError naming what is wrong; MissingData says what is missing, where it was looked for, and what gets it.
+    """
+    if split not in SPLITS:
+        raise invalid("split", split, "one of " + ", ".join(SPLITS))
+    return _load(dataset, split, root, download, seed).to(device)
+
+
+def _load(dataset: Any, split: str, root: str | os.PathLike[str] | None, download: bool, seed: int) -> Split:
+    if not isinstance(dataset, str | os.PathLike):
+        from .own import load_array
+
+        return load_array(dataset if not isinstance(dataset, Mapping) else dict(dataset), split, seed=seed)
+    name = os.fspath(dataset)
+    if name == "glyphs":
+        from .glyphs import load_glyphs
+
+        return load_glyphs(split, data_root=data_root(root), seed=seed)
+    if name == "sinusoid":
+        return load_sinusoid(split, seed=seed)
+    if name in BENCHMARKS:
+        return load_benchmark(name, split, data_root=data_root(root), download=download)
+    if os.path.isdir(name):
+        from .own import load_folder
+
+        return load_folder(name, split, seed=seed)
+    known = ", ".join(("glyphs", *BENCHMARKS, "sinusoid"))
+    raise invalid("dataset", name, f"one of {known}, or an existing folder of class folders of images")

@@ -14,7 +14,7 @@ class ImageSplit:
     """Classes of images: the raw material of N-way classification tasks.
 
     images       uint8 [C, I, channels, H, W]; classes with fewer than I images are padded with zeros
-    counts       int64 [C], how many of the I instances of each class are real
+    counts       int64 [C] on the CPU, how many of the I instances of each class are real
     class_names  one name per class, in the order of `images`
     name         e.g. "glyphs/train"
     identity     SHA-256 of shape, counts and pixels: equal identities mean equal data
@@ -42,7 +42,7 @@ class ImageSplit:
         return channels, height, width
 
     def to(self, device: torch.device | str) -> ImageSplit:
-        return replace(self, images=self.images.to(device), counts=self.counts.to(device))
+        return replace(self, images=self.images.to(device))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""The command line: `python -m sharp_maml_core train ...` and `python -m sharp_maml_core evaluate RUN_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from .config import FIELDS, config_from
+from .errors import UserError
+from .run import SPLITS, default_folder, evaluate_run, run_experiment
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 on success, 2 for what the user can mend, 130 when interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sharp_maml_core", description="Train and test Sharp-MAML and its family.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train and test a learner", description="Train and test a learner.")
+    train.set_defaults(run=_train)
+    train.add_argument("--run-dir", metavar="FOLDER", help="where the run lives; started again, it goes on")
+    train.add_argument("--overwrite", action="store_true", help="throw the folder's run away and begin again")
+    train.add_argument("--quiet", action="store_true", help="no progress bars")
+    for name, field in FIELDS.items():
+        about = field.metadata
+        source = f"; {about['source']}" if about["source"] else ""
+        train.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=name,
+            metavar=str(field.type).upper(),
+            default=argparse.SUPPRESS,
+            help=f"{about['help']} (default {field.default!r}; {about['allowed'].text}{source})".replace("%", "%%"),
+        )
+
+    test = commands.add_parser("evaluate", help="test a trained learner again", description="Test a run's best model.")
+    test.set_defaults(run=_evaluate)
+    test.add_argument("run_dir", metavar="RUN_DIR")
+    test.add_argument("--eval-tasks", type=int, metavar="INT", help="number of tasks (default: the run's)")
+    test.add_argument("--eval-seed", type=int, metavar="INT", help="other tasks than the run's (default: the same)")
+    test.add_argument("--split", choices=SPLITS, default="test", help="which classes (default test)")
+    test.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = config_from({name: value for name, value in vars(options).items() if name in FIELDS})
+    folder = options.run_dir or default_folder(config)
+    result = run_experiment(config, folder, overwrite=options.overwrite, progress=not options.quiet)
+    for which in ("best", "last"):
+        figures = result[which]
+        print(
+            f"{which}: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
+            f"on {result['eval_tasks']} tasks (iteration {figures['iteration']})"
+        )
+    print(f"{result['seconds']:.1f} s of training; everything is in {folder}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    result = evaluate_run(
+        options.run_dir,
+        n_tasks=options.eval_tasks,
+        seed=options.eval_seed,
+        split=options.split,
+        progress=not options.quiet,
+    )
+    figures = {"metric": result.metric, "mean": result.mean, "interval_95": result.interval, "tasks": len(result.scores)}
+    print(json.dumps(figures | {"split": options.split}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The episode sampler: all tasks of a batch at once, on the device where the images are.
+
+Only the random indices are drawn on the generator's device. With a CPU generator the tasks are therefore the same on
+every machine, and the generator's state is all there is to save and restore.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..episode import Episode
+from ..errors import invalid
+from .split import RegressionSplit, Split
+
+QUARTER_TURNS = 4
+
+
+def sample_episodes(
+    split: Split,
+    *,
+    n_way: int,
+    k_shot: int,
+    n_query: int,
+    n_tasks: int,
+    generator: torch.Generator,
+    rotations: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Episode:
+    """Draw tasks: distinct classes of each task, then distinct instances of each class, all uniform.
+
+    rotations  take each class four times, turned by 0, 90, 180 and 270 degrees
+
+    Pixels are divided by 255. Images lie in memory channels last, which convolutions on CPU like best. For a
+    RegressionSplit a task is one function, with k_shot support and n_query query points; n_way is not used.
+
+    Raises UserError if the split has too few classes, instances or points.
+    """
+    check_split(split, n_way=n_way, k_shot=k_shot, n_query=n_query, rotations=rotations)
+    if isinstance(split, RegressionSplit):
+        return _regression(split, k_shot, n_query, n_tasks, generator, dtype)
+    n_classes = len(split.images)
+    drawn = _distinct((n_tasks,), n_classes * (QUARTER_TURNS if rotations else 1), n_way, generator)  # [T, N]
+    classes, turns = drawn % n_classes, drawn // n_classes
+    instances = _distinct(
+        (n_tasks, n_way), split.images.shape[1], k_shot + n_query, generator, split.counts[classes.cpu()]
+    )  # [T, N, K+Q]
+    device = split.images.device
+    classes, instances, turns = classes.to(device), instances.to(device), turns.to(device)
+    images = split.images.permute(0, 1, 3, 4, 2)[classes[..., None], instances]  # [T, N, K+Q, H, W, C] uint8
+    if rotations:
+        images = _turned(images, turns)
+    images = images.contiguous().to(dtype) / 255
+    labels = torch.arange(n_way, device=device)
+    return Episode(
+        _flat(images[:, :, :k_shot]),
+        labels.repeat_interleave(k_shot).expand(n_tasks, -1),
+        _flat(images[:, :, k_shot:]),
+        labels.repeat_interleave(n_query).expand(n_tasks, -1),
+    )
+
+
+def check_split(split: Split, *, n_way: int, k_shot: int, n_query: int, rotations: bool = False) -> None:
+    """Raise UserError if tasks of this kind cannot be drawn from the split."""
+    if isinstance(split, RegressionSplit):
+        if k_shot + n_query > split.inputs.shape[1]:
+            raise invalid("k_shot + n_query", k_shot + n_query, f"at most {split.inputs.shape[1]}, the points of a task")
+        return
+    n_classes = len(split.images) * (QUARTER_TURNS if rotations else 1)
+    if n_way > n_classes:
+        raise invalid("n_way", n_way, f"at most {n_classes}, the classes of {split.name}")
+    fewest = int(split.counts.min())
+    if k_shot + n_query > fewest:
+        poorest = split.class_names[int(split.counts.argmin())]
+        raise invalid(
+            "k_shot + n_query", k_shot + n_query, f"at most {fewest}, the images of class {poorest!r} of {split.name}"
+        )
+    if rotations and split.shape[1] != split.shape[2]:
+        raise invalid("rotations", True, f"false for images that are not square, as those of {split.name}")
+
+
+def _distinct(
+    shape: tuple[int, ...], n: int, k: int, generator: torch.Generator, limits: Tensor | None = None
+) -> Tensor:
+    """k distinct integers below n (below `limits`, if given) in random order, for each element of `shape`."""
+    keys = torch.rand((*shape, n), generator=generator, device=generator.device, dtype=torch.float64)
+    if limits is not None:
+        limits = limits.to(keys.device)
+        keys = keys.masked_fill(torch.arange(n, device=keys.device) >= limits[..., None], -1.0)
+    return keys.topk(k).indices
+
+
+def _turned(images: Tensor, turns: Tensor) -> Tensor:
+    """Images [T, N, I, H, W, C] turned by turns [T, N] * 90 degrees counter-clockwise, as PIL and Torchmeta do."""
+    turned = images
+    for turn in range(1, QUARTER_TURNS):
+        chosen = (turns == turn)[:, :, None, None, None, None]
+        turned = torch.where(chosen, torch.rot90(images, turn, dims=(3, 4)), turned)
+    return turned
+
+
+def _flat(images: Tensor) -> Tensor:
+    """[T, N, I, H, W, C] to [T, N*I, C, H, W], channels last in memory."""
+    return images.flatten(1, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
+def _regression(
+    split: RegressionSplit, k_shot: int, n_query: int, n_tasks: int, generator: torch.Generator, dtype: torch.dtype
+) -> Episode:
+    n_functions, n_points = split.inputs.shape[:2]
+    tasks = torch.randint(n_functions, (n_tasks, 1), generator=generator, device=generator.device)
+    points = _distinct((n_tasks,), n_points, k_shot + n_query, generator)
+    tasks, points = tasks.to(split.inputs.device), points.to(split.inputs.device)
+    x, y = split.inputs[tasks, points].to(dtype), split.targets[tasks, points].to(dtype)
+    return Episode(x[:, :k_shot], y[:, :k_shot], x[:, k_shot:], y[:, k_shot:])
+
+

@@ -1,0 +1,92 @@
+"""Adapt to tasks that were never trained on, and report the mean with its 95% interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .config import Config
+from .data.episodes import sample_episodes
+from .data.split import ImageSplit, Split
+from .episode import Episode
+from .learners import Learner
+from .meta import map_tasks, task_map
+from .params import Params
+
+ACCURACY, MEAN_SQUARED_ERROR = "accuracy", "mean squared error"
+TASKS_AT_ONCE = 16
+Z95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval; at 100 tasks or more Student's t is the same
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A learner's score over many tasks.
+
+    scores  float64 [tasks] on the CPU: one figure per task
+    metric  "accuracy" in [0, 1], or for regression "mean squared error"
+    """
+
+    scores: Tensor
+    metric: str
+
+    @property
+    def mean(self) -> float:
+        return float(self.scores.mean())
+
+    @property
+    def interval(self) -> float:
+        """Half the width of the 95% confidence interval of the mean, from the spread over tasks."""
+        return Z95 * float(self.scores.std(correction=1)) / math.sqrt(len(self.scores))
+
+    def better_than(self, mean: float) -> bool:
+        return self.mean > mean if self.metric == ACCURACY else self.mean < mean
+
+
+def evaluate(
+    learner: Learner,
+    params: Params,
+    split: Split,
+    config: Config,
+    *,
+    n_tasks: int | None = None,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Score `params` on `n_tasks` (default `config.eval_tasks`) tasks of the split.
+
+    The tasks depend on the split, the task settings and `seed` (default `config.eval_seed`) only: they are the same
+    for every learner, so scores may be compared task by task.
+    """
+    n_tasks = config.eval_tasks if n_tasks is None else n_tasks
+    generator = torch.Generator().manual_seed(config.eval_seed if seed is None else seed)
+
+    metric = ACCURACY if isinstance(split, ImageSplit) else MEAN_SQUARED_ERROR
+
+    def one_task(task: Episode) -> Tensor:
+        outputs = learner.predict(learner.adapt(params, task.support_x, task.support_y), task.query_x)
+        if metric == ACCURACY:
+            return (outputs.argmax(-1) == task.query_y).to(torch.float64).mean()
+        return F.mse_loss(outputs, task.query_y).to(torch.float64)
+
+    scores = []
+    with tqdm(total=n_tasks, desc=f"testing on {split.name}", unit="task", disable=not progress, leave=False) as bar:
+        for start in range(0, n_tasks, TASKS_AT_ONCE):
+            episode = sample_episodes(
+                split,
+                n_way=config.n_way,
+                k_shot=config.k_shot,
+                n_query=config.n_query,
+                n_tasks=min(TASKS_AT_ONCE, n_tasks - start),
+                generator=generator,
+                dtype=config.torch_dtype,
+            )
+            how = task_map(config.task_map, episode)
+            scores.append(map_tasks(one_task, (episode,), how, config.task_chunk or None).cpu())
+            bar.update(episode.n_tasks)
+            bar.set_postfix({metric: f"{float(torch.cat(scores).mean()):.3f}"})
+    return Evaluation(torch.cat(scores), metric)

@@ -1,0 +1,197 @@
+"""One experiment, from its settings to its run folder: load, train, keep, go on, evaluate, record."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from . import rundir
+from .config import Config
+from .data import ImageSplit, Split, check_split, load_split
+from .data.benchmarks import BENCHMARKS, completeness_note
+from .errors import UserError
+from .evaluate import Evaluation, evaluate
+from .files import write_json
+from .learners import Learner, Loss, build_learner
+from .memory import keep_freed_memory
+from .models import loss_for, model_for
+from .results import provenance
+from .train import Row, TrainState, meta_train
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that the settings stand for, checked and ready: data on the device, and the learner."""
+
+    config: Config
+    splits: dict[str, Split]
+    learner: Learner
+
+
+def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = None, data: Any = None) -> Experiment:
+    """Load the data and build the learner. Nothing is written, whatever is wrong is said now.
+
+    model, loss  default: the paper's network for these data, and cross-entropy (the mean square for regression)
+    data         an array or a dict of arrays instead of `config.dataset`; see `load_split`
+    """
+    source = config.dataset if data is None else data
+    device = config.torch_device
+    splits = {
+        name: load_split(source, name, root=config.data_root or None, download=config.download, device=device)
+        for name in SPLITS
+    }
+    for name, split in splits.items():
+        rotations = config.rotations and name == "train"
+        check_split(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=rotations)
+    learner = build_learner(config, model or model_for(config, splits["train"]), loss or loss_for(splits["train"]))
+    return Experiment(config, splits, learner)
+
+
+def run_experiment(
+    config: Config,
+    folder: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+    data: Any = None,
+) -> dict[str, Any]:
+    """Train and test, in `folder` (default `default_folder(config)`), and return what its result.json says.
+
+    Started again it goes on where it stopped, with bit-identical figures; a finished run is read, not repeated.
+
+    Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, and
+    KeyboardInterrupt after a checkpoint when interrupted.
+    """
+    folder = default_folder(config) if folder is None else Path(folder)
+    experiment = prepare(config, model, loss, data)
+    with rundir.open_run(folder, config, overwrite):
+        result = rundir.read_result(folder)
+        if result is not None:
+            if progress:
+                print(f"{folder} is finished; this is its result. overwrite=True runs it again.", file=sys.stderr)
+            return result
+        keep_freed_memory()
+        state = _train(experiment, folder, progress)
+        best, last = (
+            evaluate(experiment.learner, params, experiment.splits["test"], config, progress=progress)
+            for params in (state.best, state.params)
+        )
+        rundir.save_model(folder, state.best)
+        rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
+        result = describe(experiment, state, best, last)
+        write_json(folder / rundir.ENVIRONMENT, provenance(config.torch_device))
+        write_json(folder / rundir.RESULT, result)
+        return result
+
+
+def default_folder(config: Config) -> Path:
+    """runs/ and the settings that people compare by."""
+    dataset = Path(config.dataset).name
+    return Path("runs") / f"{config.variant}-{dataset}-{config.n_way}way-{config.k_shot}shot-seed{config.seed}"
+
+
+def evaluate_run(
+    folder: str | Path, *, n_tasks: int | None = None, seed: int | None = None, split: str = "test", progress: bool = True
+) -> Evaluation:
+    """Test the best parameters of a run again: more tasks, other tasks (`seed`), or another split."""
+    folder = Path(folder)
+    config = rundir.read_config(folder).replace(device="auto")
+    params = rundir.load_model(folder, config.torch_device)
+    experiment = prepare(config)
+    keep_freed_memory()
+    return evaluate(
+        experiment.learner, params, experiment.splits[split], config, n_tasks=n_tasks, seed=seed, progress=progress
+    )
+
+
+def describe(experiment: Experiment, state: TrainState, best: Evaluation, last: Evaluation) -> dict[str, Any]:
+    """The content of result.json."""
+    config = experiment.config
+    notes = {name: note for name, split in experiment.splits.items() if (note := _note(config, split))}
+    return {
+        "metric": best.metric,
+        "best": {"mean": best.mean, "interval_95": best.interval, "iteration": state.best_iteration},
+        "last": {"mean": last.mean, "interval_95": last.interval, "iteration": state.iteration},
+        "validation": state.best_score,
+        "eval_tasks": len(best.scores),
+        "iterations": state.iteration,
+        "seconds": state.seconds,
+        "seconds_per_iteration": state.seconds / state.iteration,
+        "seed": config.seed,
+        "config": config.to_dict() | {"data_root": ""},  # where the data lay is this machine's business
+        "data": {name: split.identity for name, split in experiment.splits.items()},
+        "data_notes": notes,
+        **provenance(config.torch_device),
+    }
+
+
+def _note(config: Config, split: Split) -> str:
+    return completeness_note(split) if config.dataset in BENCHMARKS and isinstance(split, ImageSplit) else ""
+
+
+def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
+    config = experiment.config
+    state = rundir.load_state(folder, config.torch_device)
+    board = _Board(folder, config, state)
+
+    def keep(state: TrainState) -> None:
+        rundir.save_state(folder, state)
+        board.write(state.rows)
+
+    try:
+        return meta_train(
+            experiment.learner,
+            config,
+            experiment.splits["train"],
+            experiment.splits["val"],
+            state=state,
+            checkpoint=keep,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
+        raise
+    finally:
+        board.close()
+
+
+class _Board:
+    """TensorBoard event files, where asked for; metrics.csv stays what counts."""
+
+    def __init__(self, folder: Path, config: Config, state: TrainState | None) -> None:
+        self._writer: Any = None
+        self._written = 0 if state is None else state.iteration
+        if config.tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UserError(
+                    'tensorboard=True needs the package tensorboard: pip install "sharp-maml-core[tensorboard]".'
+                ) from None
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=self._written + 1)
+
+    def write(self, rows: list[Row]) -> None:
+        if self._writer is None:
+            return
+        for row in rows:
+            step = int(row["iteration"])
+            if step > self._written:
+                for name, value in row.items():
+                    if name != "iteration":
+                        self._writer.add_scalar(name, value, step)
+                self._written = step
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+

@@ -1,0 +1,229 @@
+"""The folder of one run: what is in it, and how it survives being killed.
+
+    config.json              the settings
+    metrics.csv              one line an iteration
+    checkpoint.safetensors   the last state: parameters, Adam's moments, the best parameters, the task generator
+    model.safetensors        the parameters that scored best on validation
+    test_scores.csv          one line a test task: score of the best and of the last parameters
+    environment.json         packages, machine, code
+    result.json              the figures, and where they come from; a run that has it is finished
+
+metrics.csv is written before the checkpoint, so it always holds at least the iterations up to it; what goes beyond
+is cut off when the run goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from .config import Config, config_from
+from .errors import UserError, invalid
+from .files import atomic, write_json, write_text
+from .params import Params
+from .train import Row, TrainState
+
+CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
+MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "environment.json", "result.json"
+LOCK = ".lock"
+COLUMNS = (
+    "iteration",
+    "query_loss",
+    "query_accuracy",
+    "perturbed_loss",
+    "gradient_norm",
+    "val_score",
+    "val_interval",
+)
+# These say where a run computes, not what: it may go on with others.
+FREE_TO_CHANGE = ("data_root", "download", "device", "checkpoint_every", "tensorboard", "task_map", "task_chunk")
+
+
+@contextmanager
+def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[Path]:
+    """Make or reopen the folder for `config`, locked against other processes while the block runs.
+
+    Raises UserError if it cannot be written, is in use, or holds a run of other settings.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    except OSError as error:
+        raise invalid("run_dir", str(folder), "a folder that can be written", f"{error.strerror}.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise invalid("run_dir", str(folder), "a folder that no other process is using now") from None
+        if overwrite:
+            for name in (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        _check_same(folder, config)
+        write_json(folder / CONFIG, config.to_dict())
+        yield folder
+
+
+def read_config(folder: Path) -> Config:
+    """The settings of a run. Raises UserError if the folder holds none."""
+    try:
+        return config_from(json.loads((folder / CONFIG).read_text()))
+    except FileNotFoundError:
+        raise invalid("run_dir", str(folder), f"a run folder, with a {CONFIG}") from None
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of a finished run, or None."""
+    try:
+        return json.loads((folder / RESULT).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def save_model(folder: Path, params: Params) -> None:
+    with atomic(folder / MODEL) as file:
+        save_file({name: value.contiguous().cpu() for name, value in params.items()}, file)
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> Params:
+    """The parameters that scored best on validation."""
+    try:
+        return load_file(folder / MODEL, device=str(device))
+    except FileNotFoundError:
+        raise invalid("run_dir", str(folder), f"a run folder with a {MODEL}; this run has not been validated") from None
+
+
+def save_state(folder: Path, state: TrainState) -> None:
+    """Put the state away: first the metrics of the iterations up to it, then the checkpoint that counts on them."""
+    _append_rows(folder / METRICS, state.rows)
+    tensors = {"generator": state.generator_state}
+    for group, params in (("params", state.params), ("best", state.best)):
+        tensors |= {f"{group}/{name}": value for name, value in params.items()}
+    for name, moments in state.moments.items():
+        tensors |= {f"{key}/{name}": value for key, value in moments.items()}
+    figures = {
+        "iteration": state.iteration,
+        "best_iteration": state.best_iteration,
+        "best_score": state.best_score,
+        "seconds": state.seconds,
+    }
+    with atomic(folder / CHECKPOINT) as file:
+        # Clones: the parameters and, before the first validation, the best ones are the same memory.
+        save_file(
+            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
+            file,
+            metadata={"state": json.dumps(figures)},
+        )
+
+
+def load_state(folder: Path, device: torch.device) -> TrainState | None:
+    """The state to go on from, or None for a run that has none yet. Raises UserError for a damaged checkpoint."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        _cut_rows(folder / METRICS, 0)
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            figures = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a dict
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it to begin the run again, or restore a copy.") from None
+    groups: dict[str, Params] = {}
+    for name, value in tensors.items():
+        group, _, parameter = name.partition("/")
+        # Adam keeps its step count on the CPU.
+        groups.setdefault(group, {})[parameter] = value if group in ("generator", "step") else value.to(device)
+    state = TrainState(
+        params=groups["params"],
+        best=groups["best"],
+        moments={
+            name: {key: groups[key][name] for key in ("step", "exp_avg", "exp_avg_sq")} for name in groups.get("step", {})
+        },
+        generator_state=tensors["generator"],
+        iteration=figures["iteration"],
+        best_iteration=figures["best_iteration"],
+        best_score=figures["best_score"],
+        seconds=figures["seconds"],
+    )
+    state.rows = _cut_rows(folder / METRICS, state.iteration)
+    return state
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The whole lines of a metrics file; empty cells are left out."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
+    return [
+        {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(io.StringIO(whole))
+    ]
+
+
+def write_scores(folder: Path, best: Sequence[float], last: Sequence[float]) -> None:
+    lines = [f"{task},{b!r},{w!r}" for task, (b, w) in enumerate(zip(best, last, strict=True))]
+    write_text(folder / SCORES, "\n".join(["task,best,last", *lines]) + "\n")
+
+
+def _check_same(folder: Path, config: Config) -> None:
+    if not (folder / CONFIG).exists():
+        return
+    before, now = read_config(folder).to_dict(), config.to_dict()
+    changed = [name for name in now if now[name] != before[name] and name not in FREE_TO_CHANGE]
+    if changed:
+        differences = ", ".join(f"{name} {before[name]!r} is now {now[name]!r}" for name in changed)
+        raise invalid(
+            "run_dir",
+            str(folder),
+            f"a folder without a run of other settings ({differences})",
+            "Choose another run_dir, or set overwrite=True to replace that run.",
+        )
+
+
+def _append_rows(path: Path, rows: list[Row]) -> None:
+    """Append the rows that the file has not got."""
+    done = _last_iteration(path)
+    new = [row for row in rows if row["iteration"] > done]
+    with path.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(",".join(COLUMNS) + "\n")
+        file.writelines(_line(row) for row in new)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut_rows(path: Path, iteration: int) -> list[Row]:
+    """Drop what goes beyond `iteration`; returns what is left."""
+    rows = [row for row in read_rows(path) if row["iteration"] <= iteration]
+    if path.exists():
+        write_text(path, ",".join(COLUMNS) + "\n" + "".join(_line(row) for row in rows))
+    return rows
+
+
+def _line(row: Row) -> str:
+    cells = [repr(row[name]) if name in row else "" for name in COLUMNS]
+    return ",".join([str(int(row["iteration"])), *cells[1:]]) + "\n"
+
+
+def _last_iteration(path: Path) -> int:
+    """From the end of the file, which is whole: `load_state` saw to that."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 4096))
+        last = file.read().decode().strip().rpartition("\n")[2]
+    first = last.partition(",")[0]
+    return int(first) if first.isdigit() else 0

@@ -1,0 +1,181 @@
+"""Meta-training: Adam on the meta-gradient, validation every so often, and a state that can be put away at any time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .config import Config
+from .data.episodes import check_split, sample_episodes
+from .data.split import Split
+from .errors import Diverged
+from .evaluate import evaluate
+from .interrupts import stop_requests
+from .learners import Learner
+from .params import Params, norm, scaled
+
+Row = dict[str, float]
+"""One line of metrics.csv: the iteration, its training metrics, and validation figures where there was one."""
+
+
+@dataclass
+class TrainState:
+    """Everything that training needs to go on as if it had never stopped.
+
+    params          the meta-parameters after `iteration` updates
+    best            those that scored best on validation, with their iteration and score
+    moments         Adam's state per parameter: exp_avg, exp_avg_sq, step
+    generator_state of the generator that draws the training tasks, after `iteration` draws
+    seconds         time spent on iterations, over all sessions
+    rows            metrics of the iterations of this session
+    """
+
+    params: Params
+    best: Params
+    moments: dict[str, Params]
+    generator_state: Tensor
+    iteration: int = 0
+    best_iteration: int = 0
+    best_score: float = float("nan")
+    seconds: float = 0.0
+    rows: list[Row] = field(default_factory=list)
+
+
+def fresh_state(learner: Learner, config: Config) -> TrainState:
+    """The state before the first iteration: parameters and tasks follow from `config.seed`."""
+    params = learner.init(torch.Generator().manual_seed(config.seed))
+    # The tasks have a stream of their own, so that a model with more layers sees the same ones.
+    tasks = torch.Generator().manual_seed(config.seed)
+    return TrainState(params, params, {}, tasks.get_state())
+
+
+def meta_train(
+    learner: Learner,
+    config: Config,
+    train: Split,
+    val: Split,
+    *,
+    state: TrainState | None = None,
+    checkpoint: Callable[[TrainState], None] = lambda state: None,
+    progress: bool = False,
+) -> TrainState:
+    """Train up to `config.iterations` meta-iterations and return the state, with the best parameters on validation.
+
+    state       where to go on; None to begin
+    checkpoint  called every `config.checkpoint_every` iterations, at the end, on Ctrl-C and on divergence
+
+    Raises Diverged, after a checkpoint of the last good state, when a loss or gradient is not finite, and
+    KeyboardInterrupt, after a checkpoint, when interrupted or asked to terminate. The iteration at hand is finished
+    first; a second Ctrl-C does not wait.
+    """
+    check_split(train, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=config.rotations)
+    check_split(val, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query)
+    state = state or fresh_state(learner, config)
+    outer = _Adam(state, config.outer_lr)
+    generator = torch.Generator()
+    generator.set_state(state.generator_state)
+    bar = tqdm(
+        total=config.iterations,
+        initial=state.iteration,
+        desc=f"{config.variant} on {train.name.split('/')[0]}",
+        unit="it",
+        disable=not progress,
+    )
+    with bar, stop_requests() as stop:
+        while state.iteration < config.iterations:
+            start = time.perf_counter()
+            episode = sample_episodes(
+                train,
+                n_way=config.n_way,
+                k_shot=config.k_shot,
+                n_query=config.n_query,
+                n_tasks=config.n_tasks,
+                generator=generator,
+                rotations=config.rotations,
+                dtype=config.torch_dtype,
+            )
+            grads, metrics = learner.gradient(state.params, episode, generator)
+            row = _row(state.iteration + 1, grads, metrics)
+            if not all(math.isfinite(value) for value in row.values()):
+                checkpoint(state)
+                raise _diverged(row, config)
+            outer.step(_clipped(grads, row["gradient_norm"], config.clip))
+            state.iteration += 1
+            state.generator_state = generator.get_state()
+            state.seconds += time.perf_counter() - start
+            last = state.iteration == config.iterations
+            if last or state.iteration % config.eval_every == 0:
+                row |= _validate(learner, config, val, state)
+            state.rows.append(row)
+            bar.update()
+            bar.set_postfix(_postfix(state.rows))
+            if last or stop or state.iteration % config.checkpoint_every == 0:
+                checkpoint(state)
+            if stop and not last:
+                raise KeyboardInterrupt
+    return state
+
+
+class _Adam:
+    """torch.optim.Adam over a TrainState: its parameters are leaves that are updated in place."""
+
+    def __init__(self, state: TrainState, lr: float) -> None:
+        self._leaves = {name: value.clone().requires_grad_() for name, value in state.params.items()}
+        self._adam = torch.optim.Adam(list(self._leaves.values()), lr=lr)
+        for name, leaf in self._leaves.items():
+            if name in state.moments:
+                self._adam.state[leaf] = {key: value.clone() for key, value in state.moments[name].items()}
+        self._state = state
+        self._publish()
+
+    def step(self, grads: Params) -> None:
+        for name, leaf in self._leaves.items():
+            leaf.grad = grads[name]
+        self._adam.step()
+        self._publish()
+
+    def _publish(self) -> None:
+        self._state.params = {name: leaf.detach() for name, leaf in self._leaves.items()}
+        self._state.moments = {name: self._adam.state[leaf] for name, leaf in self._leaves.items()}
+
+
+def _row(iteration: int, grads: Params, metrics: dict[str, Tensor]) -> Row:
+    figures = metrics | {"gradient_norm": norm(grads)}
+    values = torch.stack([value.detach().double() for value in figures.values()]).tolist()  # one wait for the device
+    return {"iteration": iteration, **dict(zip(figures, values, strict=True))}
+
+
+def _diverged(row: Row, config: Config) -> Diverged:
+    bad = " and ".join(name for name, value in row.items() if not math.isfinite(value))
+    return Diverged(
+        f"Training diverged: at iteration {int(row['iteration'])} the {bad} is not finite. The state before it is kept. "
+        f"Lower inner_lr (now {config.inner_lr}) or outer_lr (now {config.outer_lr}), "
+        f"or bound the gradient with clip (now {config.clip}; 10 is common)."
+    )
+
+
+def _clipped(grads: Params, length: float, bound: float) -> Params:
+    return scaled(grads, bound / length) if 0 < bound < length else grads
+
+
+def _validate(learner: Learner, config: Config, val: Split, state: TrainState) -> Row:
+    result = evaluate(learner, state.params, val, config, n_tasks=config.val_tasks)
+    if math.isnan(state.best_score) or result.better_than(state.best_score):
+        state.best = {name: value.clone() for name, value in state.params.items()}
+        state.best_iteration, state.best_score = state.iteration, result.mean
+    return {"val_score": result.mean, "val_interval": result.interval}
+
+
+def _postfix(rows: list[Row], window: int = 20) -> dict[str, str]:
+    """Loss and accuracy, averaged over the last iterations: those of a single batch jump."""
+    recent = rows[-window:]
+    shown = {"loss": "query_loss", "accuracy": "query_accuracy"}
+    return {
+        label: f"{sum(row[key] for row in recent) / len(recent):.3f}" for label, key in shown.items() if key in recent[0]
+    }

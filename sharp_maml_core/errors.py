@@ -6,6 +6,10 @@ from __future__ import annotations
 class UserError(ValueError):
     """Something the user gave cannot be used. The message is one clear sentence, fit to be shown as it is."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython, and so a notebook, shows instead of a stack trace."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class MissingData(UserError, FileNotFoundError):
     """A data set is not where it was looked for."""

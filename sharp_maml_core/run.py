@@ -62,10 +62,12 @@ def run_experiment(
     model: nn.Module | None = None,
     loss: Loss | None = None,
     data: Any = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Train and test, in `folder` (default `default_folder(config)`), and return what its result.json says.
 
     Started again it goes on where it stopped, with bit-identical figures; a finished run is read, not repeated.
+    `command` is what result.json names as the command, for a caller whose own command line says nothing (a notebook).
 
     Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, and
     KeyboardInterrupt after a checkpoint when interrupted.
@@ -80,22 +82,22 @@ def run_experiment(
             return result
         keep_freed_memory()
         state = _train(experiment, folder, progress)
-        best, last = (
-            evaluate(experiment.learner, params, experiment.splits["test"], config, progress=progress)
-            for params in (state.best, state.params)
-        )
+        best = last = evaluate(experiment.learner, state.best, experiment.splits["test"], config, progress=progress)
+        if state.best_iteration != state.iteration:
+            last = evaluate(experiment.learner, state.params, experiment.splits["test"], config, progress=progress)
         rundir.save_model(folder, state.best)
         rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
-        result = describe(experiment, state, best, last)
+        result = describe(experiment, state, best, last) | ({"command": command} if command else {})
         write_json(folder / rundir.ENVIRONMENT, provenance(config.torch_device))
         write_json(folder / rundir.RESULT, result)
         return result
 
 
 def default_folder(config: Config) -> Path:
-    """runs/ and the settings that people compare by."""
+    """runs/, the settings that people compare by, and a digest of all that decide the outcome."""
     dataset = Path(config.dataset).name
-    return Path("runs") / f"{config.variant}-{dataset}-{config.n_way}way-{config.k_shot}shot-seed{config.seed}"
+    name = f"{config.variant}-{dataset}-{config.n_way}way-{config.k_shot}shot-seed{config.seed}"
+    return Path("runs") / f"{name}-{rundir.digest(config)}"
 
 
 def evaluate_run(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -175,6 +176,12 @@ def read_rows(path: Path) -> list[Row]:
 def write_scores(folder: Path, best: Sequence[float], last: Sequence[float]) -> None:
     lines = [f"{task},{b!r},{w!r}" for task, (b, w) in enumerate(zip(best, last, strict=True))]
     write_text(folder / SCORES, "\n".join(["task,best,last", *lines]) + "\n")
+
+
+def digest(config: Config) -> str:
+    """Six hexadecimal digits of the settings that decide a run's outcome."""
+    decisive = {name: value for name, value in config.to_dict().items() if name not in FREE_TO_CHANGE}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def _check_same(folder: Path, config: Config) -> None:

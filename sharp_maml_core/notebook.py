@@ -1,0 +1,34 @@
+"""What a notebook's parameters cell needs: strict names, checked values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Set
+from typing import Any
+
+from .config import FIELDS, Config, check_names, config_from
+
+
+def parameters(namespace: Mapping[str, Any], before: Set[str], extra: Set[str]) -> Config:
+    """The Config that a parameters cell describes.
+
+    papermill only warns about a parameter that no cell declares, and the notebook would run without it. So every name
+    that appeared in the namespace since `before` must be a field of Config or one of `extra`, the notebook's own.
+
+    Raises UserError for an unknown name or a value that is not allowed.
+    """
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if name not in before and not name.startswith("_") and not callable(value)  # what was imported since
+    }
+    check_names(given, [*FIELDS, *sorted(extra)])
+    return config_from({name: value for name, value in given.items() if name in FIELDS})
+
+
+def papermill_command(notebook: str, config: Config) -> str:
+    """The command that runs a notebook with these settings, for the record: what differs from the defaults."""
+    changed = (
+        f"-p {name} {value}" for name, value in config.to_dict().items() if value != FIELDS[name].default and value != ""
+    )
+    return " ".join([f"papermill {notebook} out{os.extsep}ipynb", *changed])

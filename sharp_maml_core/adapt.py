@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.func import grad, grad_and_value, vjp
 
+from .derivatives import gradient, value_and_gradients, vjp
 from .params import Params, add_scaled
 from .sharpness import adaptive_perturbation, most_sensitive, on_random_weights, perturbation
 
@@ -114,7 +114,7 @@ def task_gradient(
             descent = direction(phi, context)
         phi = add_scaled(phi, descent, -rule.inner_lr)
 
-    (v, w), (loss, outputs) = grad_and_value(problem.query_loss, argnums=(0, 1), has_aux=True)(phi, context)
+    (v, w), (loss, outputs) = value_and_gradients(problem.query_loss, phi, context)
     if not rule.first_order:
         while points:
             point, direction = points.pop()
@@ -128,7 +128,10 @@ def _inner_gradient(
     rule: InnerRule, problem: Problem, phi: Params, context: Params, look: Look | None, mask: Params | None
 ) -> tuple[Direction, Look | None]:
     """What the step at phi descends, as a function of (phi, context) to differentiate, and where it looks from."""
-    descent = grad(problem.support_loss)
+
+    def descent(phi: Params, context: Params, *samples: Tensor) -> Params:
+        return gradient(problem.support_loss, phi, context, *samples)
+
     if rule.alpha_low == 0:
         return lambda phi, context: descent(phi, context), None
 

@@ -20,6 +20,7 @@ from .params import Params
 
 ACCURACY, MEAN_SQUARED_ERROR = "accuracy", "mean squared error"
 TASKS_AT_ONCE = 16
+BAR_SECONDS = 1.0  # between two looks of a progress bar: in a log file each is a line
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval; at 100 tasks or more Student's t is the same
 
 
@@ -60,11 +61,12 @@ def evaluate(
     """Score `params` on `n_tasks` (default `config.eval_tasks`) tasks of the split.
 
     The tasks depend on the split, the task settings and `seed` (default `config.eval_seed`) only: they are the same
-    for every learner, so scores may be compared task by task.
+    for every learner, so scores may be compared task by task. Raises UserError for fewer than 2 tasks.
     """
     n_tasks = config.eval_tasks if n_tasks is None else n_tasks
-    generator = torch.Generator().manual_seed(config.eval_seed if seed is None else seed)
-
+    seed = config.eval_seed if seed is None else seed
+    config = config.replace(eval_tasks=n_tasks, eval_seed=seed)  # checks them
+    generator = torch.Generator().manual_seed(seed)
     metric = ACCURACY if isinstance(split, ImageSplit) else MEAN_SQUARED_ERROR
 
     def one_task(task: Episode) -> Tensor:
@@ -74,7 +76,15 @@ def evaluate(
         return F.mse_loss(outputs, task.query_y).to(torch.float64)
 
     scores = []
-    with tqdm(total=n_tasks, desc=f"testing on {split.name}", unit="task", disable=not progress, leave=False) as bar:
+    bar = tqdm(
+        total=n_tasks,
+        desc=f"testing on {split.name}",
+        unit="task",
+        disable=not progress,
+        leave=False,
+        mininterval=BAR_SECONDS,
+    )
+    with bar:
         for start in range(0, n_tasks, TASKS_AT_ONCE):
             episode = sample_episodes(
                 split,
@@ -87,6 +97,6 @@ def evaluate(
             )
             how = task_map(config.task_map, episode)
             scores.append(map_tasks(one_task, (episode,), how, config.task_chunk or None).cpu())
+            bar.set_postfix({metric: f"{float(torch.cat(scores).mean()):.3f}"}, refresh=False)
             bar.update(episode.n_tasks)
-            bar.set_postfix({metric: f"{float(torch.cat(scores).mean()):.3f}"})
     return Evaluation(torch.cat(scores), metric)

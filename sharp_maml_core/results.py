@@ -19,10 +19,10 @@ PACKAGES = ("torch", "numpy", "pillow", "matplotlib", "torchmeta", "safetensors"
 SOURCE = Path(__file__).parent
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """The command, the time, the code and the machine of this process."""
+def provenance(device: torch.device, command: str | None = None) -> dict[str, Any]:
+    """The command (default: this process's), the time, the code and the machine."""
     return {
-        "command": command(),
+        "command": command_line() if command is None else command,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "source_sha256": source_hash(),
@@ -34,10 +34,20 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def command() -> str:
-    """The command line of this process, without the folder that Python itself is in."""
-    arguments = getattr(sys, "orig_argv", sys.argv)
-    return shlex.join([Path(arguments[0]).name, *arguments[1:]])
+def command_line() -> str:
+    """The command line of this process, without folders of this machine: what it says shall be true on any other."""
+    program, *arguments = getattr(sys, "orig_argv", sys.argv)
+    return shlex.join([Path(program).name, *map(_portable, arguments)])
+
+
+def _portable(argument: str) -> str:
+    """`/here/runs/x` as `runs/x` if we are in /here, other absolute paths as `.../x`; also in `--flag=/here/runs/x`."""
+    flag, equals, value = argument.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return argument
+    short = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path("...") / path.name
+    return flag + equals + str(short)
 
 
 def commit() -> str:
@@ -71,7 +81,9 @@ def device_name(device: torch.device) -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(SOURCE), *arguments], check=True, capture_output=True, text=True)
+    # Without locks: a look from here must never make somebody's commit fail.
+    line = ["git", "--no-optional-locks", "-C", str(SOURCE), *arguments]
+    done = subprocess.run(line, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 

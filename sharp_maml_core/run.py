@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from . import rundir
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
-from .errors import UserError
+from .errors import Diverged, UserError
 from .evaluate import Evaluation, evaluate
 from .files import write_json
 from .learners import Learner, Loss, build_learner
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
+from .params import Params
 from .results import provenance
 from .train import Row, TrainState, meta_train
 
@@ -33,6 +37,11 @@ class Experiment:
     splits: dict[str, Split]
     learner: Learner
 
+    @property
+    def identities(self) -> dict[str, str]:
+        """What the data are: a hash for each split."""
+        return {name: split.identity for name, split in self.splits.items()}
+
 
 def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = None, data: Any = None) -> Experiment:
     """Load the data and build the learner. Nothing is written, whatever is wrong is said now.
@@ -40,6 +49,8 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
     model, loss  default: the paper's network for these data, and cross-entropy (the mean square for regression)
     data         an array or a dict of arrays instead of `config.dataset`; see `load_split`
     """
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise UserError('tensorboard=True needs the package tensorboard: pip install "sharp-maml-core[tensorboard]".')
     source = config.dataset if data is None else data
     device = config.torch_device
     splits = {
@@ -67,7 +78,9 @@ def run_experiment(
     """Train and test, in `folder` (default `default_folder(config)`), and return what its result.json says.
 
     Started again it goes on where it stopped, with bit-identical figures; a finished run is read, not repeated.
-    `command` is what result.json names as the command, for a caller whose own command line says nothing (a notebook).
+
+    model, loss, data  see `prepare`
+    command            what result.json names as the command, for a caller whose own says nothing (a notebook)
 
     Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, and
     KeyboardInterrupt after a checkpoint when interrupted.
@@ -81,16 +94,16 @@ def run_experiment(
                 print(f"{folder} is finished; this is its result. overwrite=True runs it again.", file=sys.stderr)
             return result
         keep_freed_memory()
-        state = _train(experiment, folder, progress)
-        best = last = evaluate(experiment.learner, state.best, experiment.splits["test"], config, progress=progress)
-        if state.best_iteration != state.iteration:
-            last = evaluate(experiment.learner, state.params, experiment.splits["test"], config, progress=progress)
-        rundir.save_model(folder, state.best)
-        rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
-        result = describe(experiment, state, best, last) | ({"command": command} if command else {})
-        write_json(folder / rundir.ENVIRONMENT, provenance(config.torch_device))
-        write_json(folder / rundir.RESULT, result)
-        return result
+        try:
+            return _train_and_test(experiment, folder, progress, command)
+        except KeyboardInterrupt:
+            print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
+            raise
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{folder} could not be written ({error}). What was kept there before is whole: "
+                "make room, and the same command goes on from it."
+            ) from error
 
 
 def default_folder(config: Config) -> Path:
@@ -101,37 +114,72 @@ def default_folder(config: Config) -> Path:
 
 
 def evaluate_run(
-    folder: str | Path, *, n_tasks: int | None = None, seed: int | None = None, split: str = "test", progress: bool = True
+    folder: str | Path,
+    *,
+    n_tasks: int | None = None,
+    seed: int | None = None,
+    split: str = "test",
+    progress: bool = True,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+    data: Any = None,
 ) -> Evaluation:
-    """Test the best parameters of a run again: more tasks, other tasks (`seed`), or another split."""
+    """Test the best parameters of a run again: more tasks, other tasks (`seed`), or another split.
+
+    model, loss, data  the same as for `run_experiment`
+    """
     folder = Path(folder)
-    config = rundir.read_config(folder).replace(device="auto")
+    config = rundir.read_config(folder, device="auto")
     params = rundir.load_model(folder, config.torch_device)
-    experiment = prepare(config)
+    experiment = prepare(config, model, loss, data)
     keep_freed_memory()
     return evaluate(
         experiment.learner, params, experiment.splits[split], config, n_tasks=n_tasks, seed=seed, progress=progress
     )
 
 
-def describe(experiment: Experiment, state: TrainState, best: Evaluation, last: Evaluation) -> dict[str, Any]:
-    """The content of result.json."""
+def _train_and_test(experiment: Experiment, folder: Path, progress: bool, command: str | None) -> dict[str, Any]:
+    state = _train(experiment, folder, progress)
+
+    def test(params: Params) -> Evaluation:
+        tasks = experiment.splits["test"]
+        result = evaluate(experiment.learner, params, tasks, experiment.config, progress=progress)
+        if not math.isfinite(result.mean):
+            raise Diverged(f"The {result.metric} on {tasks.name} is not finite. Lower inner_lr or eval_inner_steps.")
+        return result
+
+    best = test(state.best)
+    last = best if state.best_iteration == state.iteration else test(state.params)
+    rundir.save_model(folder, state.best)
+    rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
+    result = describe(experiment, state, best, last, command)
+    write_json(folder / rundir.ENVIRONMENT, provenance(experiment.config.torch_device, command))
+    write_json(folder / rundir.RESULT, result)
+    return result
+
+
+def describe(
+    experiment: Experiment, state: TrainState, best: Evaluation, last: Evaluation, command: str | None = None
+) -> dict[str, Any]:
+    """The content of result.json; `command` as in `run_experiment`."""
     config = experiment.config
+    # Where the data lay is this machine's business; what they were, `data` says.
+    portable = config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name}
     notes = {name: note for name, split in experiment.splits.items() if (note := _note(config, split))}
     return {
         "metric": best.metric,
         "best": {"mean": best.mean, "interval_95": best.interval, "iteration": state.best_iteration},
         "last": {"mean": last.mean, "interval_95": last.interval, "iteration": state.iteration},
-        "validation": state.best_score,
+        "validation": state.best_score if math.isfinite(state.best_score) else None,
         "eval_tasks": len(best.scores),
         "iterations": state.iteration,
         "seconds": state.seconds,
         "seconds_per_iteration": state.seconds / state.iteration,
         "seed": config.seed,
-        "config": config.to_dict() | {"data_root": ""},  # where the data lay is this machine's business
-        "data": {name: split.identity for name, split in experiment.splits.items()},
+        "config": portable,
+        "data": experiment.identities,
         "data_notes": notes,
-        **provenance(config.torch_device),
+        **provenance(config.torch_device, command),
     }
 
 
@@ -141,11 +189,11 @@ def _note(config: Config, split: Split) -> str:
 
 def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
     config = experiment.config
-    state = rundir.load_state(folder, config.torch_device)
+    state = rundir.load_state(folder, experiment.identities, config.torch_device)
     board = _Board(folder, config, state)
 
     def keep(state: TrainState) -> None:
-        rundir.save_state(folder, state)
+        rundir.save_state(folder, state, experiment.identities)
         board.write(state.rows)
 
     try:
@@ -158,9 +206,6 @@ def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
             checkpoint=keep,
             progress=progress,
         )
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
-        raise
     finally:
         board.close()
 
@@ -172,12 +217,8 @@ class _Board:
         self._writer: Any = None
         self._written = 0 if state is None else state.iteration
         if config.tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise UserError(
-                    'tensorboard=True needs the package tensorboard: pip install "sharp-maml-core[tensorboard]".'
-                ) from None
+            from torch.utils.tensorboard import SummaryWriter
+
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=self._written + 1)
 
     def write(self, rows: list[Row]) -> None:
@@ -195,5 +236,3 @@ class _Board:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-

@@ -21,7 +21,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from .train import Row, TrainState
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
 MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "environment.json", "result.json"
+WRITTEN = (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG)  # the order in which they are thrown away
 LOCK = ".lock"
 COLUMNS = (
     "iteration",
@@ -69,28 +70,29 @@ def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[
         except OSError:
             raise invalid("run_dir", str(folder), "a folder that no other process is using now") from None
         if overwrite:
-            for name in (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG):
+            for name in WRITTEN:
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         _check_same(folder, config)
-        write_json(folder / CONFIG, config.to_dict())
+        for name in WRITTEN:  # what a killed process was writing
+            for half in folder.glob(f".{name}-*"):
+                half.unlink()
+        if not (folder / RESULT).exists():  # a finished run keeps the settings that it was finished with
+            write_json(folder / CONFIG, config.to_dict())
         yield folder
 
 
-def read_config(folder: Path) -> Config:
-    """The settings of a run. Raises UserError if the folder holds none."""
-    try:
-        return config_from(json.loads((folder / CONFIG).read_text()))
-    except FileNotFoundError:
-        raise invalid("run_dir", str(folder), f"a run folder, with a {CONFIG}") from None
+def read_config(folder: Path, device: str) -> Config:
+    """The settings of a run, for a device of this machine. Raises UserError if the folder holds none."""
+    values = _read_json(folder / CONFIG)
+    if values is None:
+        raise invalid("run_dir", str(folder), f"a run folder, with a {CONFIG}")
+    return config_from(values | {"device": device})
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of a finished run, or None."""
-    try:
-        return json.loads((folder / RESULT).read_text())
-    except FileNotFoundError:
-        return None
+    return _read_json(folder / RESULT)
 
 
 def save_model(folder: Path, params: Params) -> None:
@@ -103,11 +105,16 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Params:
     try:
         return load_file(folder / MODEL, device=str(device))
     except FileNotFoundError:
-        raise invalid("run_dir", str(folder), f"a run folder with a {MODEL}; this run has not been validated") from None
+        raise invalid("run_dir", str(folder), f"a finished run, with a {MODEL}") from None
+    except SafetensorError as error:
+        raise UserError(f"{folder / MODEL} is damaged ({error}): delete the {RESULT} and run it again.") from None
 
 
-def save_state(folder: Path, state: TrainState) -> None:
-    """Put the state away: first the metrics of the iterations up to it, then the checkpoint that counts on them."""
+def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None:
+    """Put the state away: first the metrics of the iterations up to it, then the checkpoint that counts on them.
+
+    data  the identity of each split that it was trained on
+    """
     _append_rows(folder / METRICS, state.rows)
     tensors = {"generator": state.generator_state}
     for group, params in (("params", state.params), ("best", state.best)):
@@ -119,6 +126,7 @@ def save_state(folder: Path, state: TrainState) -> None:
         "best_iteration": state.best_iteration,
         "best_score": state.best_score,
         "seconds": state.seconds,
+        "data": dict(data),
     }
     with atomic(folder / CHECKPOINT) as file:
         # Clones: the parameters and, before the first validation, the best ones are the same memory.
@@ -129,8 +137,11 @@ def save_state(folder: Path, state: TrainState) -> None:
         )
 
 
-def load_state(folder: Path, device: torch.device) -> TrainState | None:
-    """The state to go on from, or None for a run that has none yet. Raises UserError for a damaged checkpoint."""
+def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
+    """The state to go on from, or None for a run that has none yet.
+
+    Raises UserError for a damaged checkpoint, and for one that was trained on other data than `data`.
+    """
     path = folder / CHECKPOINT
     if not path.exists():
         _cut_rows(folder / METRICS, 0)
@@ -141,6 +152,14 @@ def load_state(folder: Path, device: torch.device) -> TrainState | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a dict
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it to begin the run again, or restore a copy.") from None
+    changed = [name for name in data if figures["data"][name] != data[name]]
+    if changed:
+        raise invalid(
+            "run_dir",
+            str(folder),
+            f"the folder of a run on the same data ({' and '.join(changed)} changed since it was begun)",
+            "Choose another run_dir, or set overwrite=True to replace that run.",
+        )
     groups: dict[str, Params] = {}
     for name, value in tensors.items():
         group, _, parameter = name.partition("/")
@@ -150,7 +169,8 @@ def load_state(folder: Path, device: torch.device) -> TrainState | None:
         params=groups["params"],
         best=groups["best"],
         moments={
-            name: {key: groups[key][name] for key in ("step", "exp_avg", "exp_avg_sq")} for name in groups.get("step", {})
+            name: {key: groups[key][name] for key in ("step", "exp_avg", "exp_avg_sq")}
+            for name in groups.get("step", {})
         },
         generator_state=tensors["generator"],
         iteration=figures["iteration"],
@@ -168,9 +188,7 @@ def read_rows(path: Path) -> list[Row]:
         return []
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
-    return [
-        {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(io.StringIO(whole))
-    ]
+    return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(io.StringIO(whole))]
 
 
 def write_scores(folder: Path, best: Sequence[float], last: Sequence[float]) -> None:
@@ -184,10 +202,19 @@ def digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:6]
 
 
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): restore a copy, or set overwrite=True to begin again.") from None
+
+
 def _check_same(folder: Path, config: Config) -> None:
     if not (folder / CONFIG).exists():
         return
-    before, now = read_config(folder).to_dict(), config.to_dict()
+    before, now = read_config(folder, config.device).to_dict(), config.to_dict()
     changed = [name for name in now if now[name] != before[name] and name not in FREE_TO_CHANGE]
     if changed:
         differences = ", ".join(f"{name} {before[name]!r} is now {now[name]!r}" for name in changed)

@@ -15,7 +15,7 @@ from .config import Config
 from .data.episodes import check_split, sample_episodes
 from .data.split import Split
 from .errors import Diverged
-from .evaluate import evaluate
+from .evaluate import BAR_SECONDS, evaluate
 from .interrupts import stop_requests
 from .learners import Learner
 from .params import Params, norm, scaled
@@ -67,7 +67,7 @@ def meta_train(
 ) -> TrainState:
     """Train up to `config.iterations` meta-iterations and return the state, with the best parameters on validation.
 
-    state       where to go on; None to begin
+    state       where to go on, changed in place; None to begin
     checkpoint  called every `config.checkpoint_every` iterations, at the end, on Ctrl-C and on divergence
 
     Raises Diverged, after a checkpoint of the last good state, when a loss or gradient is not finite, and
@@ -86,6 +86,7 @@ def meta_train(
         desc=f"{config.variant} on {train.name.split('/')[0]}",
         unit="it",
         disable=not progress,
+        mininterval=BAR_SECONDS,
     )
     with bar, stop_requests() as stop:
         while state.iteration < config.iterations:
@@ -113,11 +114,11 @@ def meta_train(
             if last or state.iteration % config.eval_every == 0:
                 row |= _validate(learner, config, val, state)
             state.rows.append(row)
+            bar.set_postfix(_postfix(state.rows), refresh=False)
             bar.update()
-            bar.set_postfix(_postfix(state.rows))
             if last or stop or state.iteration % config.checkpoint_every == 0:
                 checkpoint(state)
-            if stop and not last:
+            if stop:
                 raise KeyboardInterrupt
     return state
 
@@ -152,9 +153,9 @@ def _row(iteration: int, grads: Params, metrics: dict[str, Tensor]) -> Row:
 
 
 def _diverged(row: Row, config: Config) -> Diverged:
-    bad = " and ".join(name for name, value in row.items() if not math.isfinite(value))
+    bad = ", ".join(name for name, value in row.items() if not math.isfinite(value))
     return Diverged(
-        f"Training diverged: at iteration {int(row['iteration'])} the {bad} is not finite. The state before it is kept. "
+        f"Training diverged at iteration {int(row['iteration'])}: not finite: {bad}. The state before it is kept. "
         f"Lower inner_lr (now {config.inner_lr}) or outer_lr (now {config.outer_lr}), "
         f"or bound the gradient with clip (now {config.clip}; 10 is common)."
     )
@@ -177,5 +178,7 @@ def _postfix(rows: list[Row], window: int = 20) -> dict[str, str]:
     recent = rows[-window:]
     shown = {"loss": "query_loss", "accuracy": "query_accuracy"}
     return {
-        label: f"{sum(row[key] for row in recent) / len(recent):.3f}" for label, key in shown.items() if key in recent[0]
+        label: f"{sum(row[key] for row in recent) / len(recent):.3f}"
+        for label, key in shown.items()
+        if key in recent[0]
     }

@@ -26,25 +26,29 @@ def load_split(
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
     seed: int = 0,
+    image_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Split:
     """One split of a data set, as uint8 images [classes, instances, C, H, W] on `device`.
 
-    dataset   "glyphs" (drawn here, no download), "omniglot", "miniimagenet", "cifar-fs", "fc100", "sinusoid",
-              a folder of class folders of images, an array [classes, instances, C, H, W], or a dict of three of them
-    split     "train", "val" or "test"
-    root      folder of the data sets; default $SHARP_MAML_DATA, else the user's cache folder
-    download  fetch a missing data set through Torchmeta
-    seed      of the drawing (glyphs), of the functions (sinusoid), or of the split by class (your own images)
+    dataset     "glyphs" (drawn here, no download), "omniglot", "miniimagenet", "cifar-fs", "fc100", "sinusoid",
+                a folder of class folders of images, an array [classes, instances, C, H, W], or a dict of three of them
+    split       "train", "val" or "test"
+    root        folder of the data sets; default $SHARP_MAML_DATA, else the user's cache folder
+    download    fetch a missing data set through Torchmeta
+    seed        of the drawing (glyphs), of the functions (sinusoid), or of the split by class (your own images)
+    image_size  pixels per edge to resize a folder's images to; None if they all have one size
 
     Raises UserError naming what is wrong; MissingData says what is missing, where it was looked for, and what gets it.
     """
     if split not in SPLITS:
         raise invalid("split", split, "one of " + ", ".join(SPLITS))
-    return _load(dataset, split, root, download, seed).to(device)
+    return _load(dataset, split, root, download, seed, image_size).to(device)
 
 
-def _load(dataset: Any, split: str, root: str | os.PathLike[str] | None, download: bool, seed: int) -> Split:
+def _load(
+    dataset: Any, split: str, root: str | os.PathLike[str] | None, download: bool, seed: int, image_size: int | None
+) -> Split:
     if not isinstance(dataset, str | os.PathLike):
         from .own import load_array
 
@@ -58,9 +62,9 @@ def _load(dataset: Any, split: str, root: str | os.PathLike[str] | None, downloa
         return load_sinusoid(split, seed=seed)
     if name in BENCHMARKS:
         return load_benchmark(name, split, data_root=data_root(root), download=download)
-    if os.path.isdir(name):
+    if os.path.isdir(os.path.expanduser(name)):
         from .own import load_folder
 
-        return load_folder(name, split, seed=seed)
+        return load_folder(name, split, seed=seed, image_size=image_size)
     known = ", ".join(("glyphs", *BENCHMARKS, "sinusoid"))
     raise invalid("dataset", name, f"one of {known}, or an existing folder of class folders of images")

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
 from ..adapt import InnerRule, Look, Masks, Problem, adapt, task_gradient
 from ..config import Config
+from ..derivatives import vjp
 from ..episode import Episode
 from ..errors import invalid
 from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
@@ -173,15 +173,15 @@ def _head_only(
     """ANIL (Eq. 19): the head adapts to features that are computed once; the context is the features themselves."""
     support_x, support_y, query_x, query_y = task
     body = select(params, lambda name: name.startswith(FEATURES))
-    context: Params = {}
-    context["support"], pull_support = vjp(lambda body: network.features(body, support_x), body)
-    if len(query_x):  # a task without queries only adapts
 
-        def query_features(body: Params) -> Tensor:
+    def features(body: Params) -> Params:
+        found = {"support": network.features(body, support_x)}
+        if len(query_x):  # a task without queries only adapts
             with _precision(precision, query_x):
-                return network.features(body, query_x).to(query_x.dtype)
+                found["query"] = network.features(body, query_x).to(query_x.dtype)
+        return found
 
-        context["query"], pull_query = vjp(query_features, body)
+    context, pull_features = vjp(features, body)
 
     def support_loss(fast: Params, context: Params, samples: Tensor | None = None) -> Tensor:
         x, y = (context["support"], support_y) if samples is None else (context["support"][samples], support_y[samples])
@@ -195,8 +195,8 @@ def _head_only(
         return loss(outputs, query_y), outputs
 
     def pull_back(by_fast: Params, by_context: Params) -> Params:
-        (by_support,), (by_query,) = pull_support(by_context["support"]), pull_query(by_context["query"])
-        return {name: by_fast[name] if name in by_fast else by_support[name] + by_query[name] for name in params}
+        (by_body,) = pull_features(by_context)
+        return {name: (by_fast | by_body)[name] for name in params}
 
     return Split(
         Problem(support_loss, support_losses, query_loss),

@@ -95,8 +95,7 @@ class Peer:
             grads = torch.autograd.grad(loss, list(at.values()), create_graph=True)
             origin = fast or OrderedDict(self.model.meta_named_parameters())
             fast = OrderedDict(
-                (name, value - self.inner_lr * grad)
-                for (name, value), grad in zip(origin.items(), grads, strict=True)
+                (name, value - self.inner_lr * grad) for (name, value), grad in zip(origin.items(), grads, strict=True)
             )
         return fast
 

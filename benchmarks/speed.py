@@ -261,12 +261,12 @@ def gradient_errors(shape: Shape, device: str) -> dict[str, Any]:
     return figures
 
 
-def arithmetic(shape: Shape, seconds: float, device: str) -> dict[str, float]:
-    """Floating-point operations of one MAML iteration, its rate, and the rate of a large matrix product beside it."""
+def arithmetic(shape: Shape, seconds: float, device: str, size: int = 4096) -> dict[str, float]:
+    """Floating-point operations of one MAML iteration, their rate, and a square matrix product's beside it."""
     iteration = ours(shape, "maml", device)
     with FlopCounterMode(display=False) as counter:
         iteration()
-    a = torch.rand(4096, 4096, device=device)
+    a = torch.rand(size, size, device=device)
 
     def product() -> float:
         start = time.perf_counter()
@@ -276,7 +276,7 @@ def arithmetic(shape: Shape, seconds: float, device: str) -> dict[str, float]:
         return time.perf_counter() - start
 
     product()
-    peak = 2 * 4096**3 / statistics.median(product() for _ in range(5))
+    peak = 2 * size**3 / statistics.median(product() for _ in range(5))
     rate = counter.get_total_flops() / seconds
     return {"flop": float(counter.get_total_flops()), "flop_per_second": rate, "matmul": peak, "fraction": rate / peak}
 
@@ -319,8 +319,10 @@ def report(results: dict[str, Any]) -> str:
                     speed = base / seconds[mine]["median"]
                     lines.append(f"- {mine}: {speed:.2f}x faster than {theirs}{suffix}; {lower:.2f}x in bfloat16")
         for name, value in gradient.items():
-            lines.append(f"- meta-gradient in {name}: cosine {value['cosine']:.6f} with float64, "
-                         f"relative error {value['relative_error']:.2e}")
+            lines.append(
+                f"- meta-gradient in {name}: cosine {value['cosine']:.6f} with float64, "
+                f"relative error {value['relative_error']:.2e}"
+            )
         one, ten = (figures["peak_mib_by_inner_steps"][n] for n in ("1", "10"))
         lines.append(
             f"- peak memory at 10 inner steps {ten['peak']:.0f} MiB, at 1 step {one['peak']:.0f} MiB: "

@@ -76,8 +76,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         split=options.split,
         progress=not options.quiet,
     )
-    figures = {"metric": result.metric, "mean": result.mean, "interval_95": result.interval, "tasks": len(result.scores)}
-    print(json.dumps(figures | {"split": options.split}))
+    figures = {"metric": result.metric, "mean": result.mean, "interval_95": result.interval}
+    print(json.dumps(figures | {"tasks": len(result.scores), "split": options.split}))
     return 0
 
 

@@ -2,7 +2,8 @@ r"""The inner loop of one task, and the exact derivative of what follows it.
 
 One step of the inner loop on the support set D (Eq. 9, 11, 12; alpha_low = 0 is MAML's):
 
-    eps_s = alpha_low * g / ||g||  with  g = grad L(phi_s; D),      phi_{s+1} = phi_s - inner_lr * grad L(phi_s + eps_s; D)
+    eps_s     = alpha_low * g / ||g||   with   g = grad L(phi_s; D)
+    phi_{s+1} = phi_s - inner_lr * grad L(phi_s + eps_s; D)
 
 The derivative of a query loss L(phi_S; D') by theta = phi_0 is Eq. 10, applied once a step. Read from right to left it
 is a recursion on one vector,

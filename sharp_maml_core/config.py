@@ -72,7 +72,9 @@ class Config:
     reuse_lower_perturbation: bool = setting(
         True, "use eps_m again in the second pass; false: compute it anew, as the released code does", EITHER, "Eq. 14"
     )
-    test_perturbation: bool = setting(True, "perturb the inner loop at test time too", EITHER, "released code: low does")
+    test_perturbation: bool = setting(
+        True, "perturb the inner loop at test time too", EITHER, "released code: low does"
+    )
     adapt_norm: bool = setting(
         True,
         "adapt and perturb the norm layers' scale and shift in the inner loop; false: as the released code",
@@ -90,7 +92,9 @@ class Config:
     k_shot: int = setting(1, "support images of a class, K", at_least(1), "Section 5.1")
     n_query: int = setting(15, "query images of a class", at_least(1), "Section 5.1")
     n_tasks: int = setting(4, "tasks of a meta-iteration, M", at_least(1), "released README")
-    rotations: bool = setting(False, "turned by 90, 180, 270 degrees, a training class makes three more", EITHER, "Finn")
+    rotations: bool = setting(
+        False, "turned by 90, 180, 270 degrees, a training class makes three more", EITHER, "Finn"
+    )
     data_root: str = setting("", "folder of the data sets; empty: $SHARP_MAML_DATA, else the user's cache", ANYTHING)
     download: bool = setting(False, "fetch a missing data set through Torchmeta", EITHER)
     filters: int = setting(64, "filters of each convolution", at_least(1), "Section 5.1")

@@ -51,7 +51,8 @@ def vjp(function: Callable[..., Params], *arguments: Params) -> tuple[Params, Pu
     The pullback may be called once; it frees the graph behind it.
     """
     if _transforming():
-        return torch.func.vjp(function, *arguments)
+        values, back = torch.func.vjp(function, *arguments)[:2]
+        return values, back
     live = _live(*arguments)
     with torch.enable_grad():
         arguments = _leaves(*arguments)
@@ -87,7 +88,7 @@ def _back(
     outputs: Tensor | Sequence[Tensor], arguments: Gradients, live: bool, v: Sequence[Tensor] | None = None
 ) -> Gradients:
     flat = [value for argument in arguments for value in argument.values()]
-    if isinstance(outputs, Tensor) and not outputs.requires_grad or isinstance(outputs, list) and not outputs:
+    if (isinstance(outputs, Tensor) and not outputs.requires_grad) or (isinstance(outputs, list) and not outputs):
         found = iter([torch.zeros_like(value) for value in flat])  # a constant
     else:
         found = iter(

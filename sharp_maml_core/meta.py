@@ -14,7 +14,7 @@ from .params import Params, add_scaled
 from .sharpness import adaptive_perturbation, perturbation
 
 Metrics = dict[str, Tensor]
-"""Scalars about one batch of tasks: `query_loss`, `query_accuracy` (or `query_error`), `perturbed_loss` where there is one."""
+"""Scalars about a batch of tasks: `query_loss`; `query_accuracy` for classes; `perturbed_loss` (Eq. 15) after `sharpen`."""
 
 
 class MetaGradient(NamedTuple):
@@ -34,7 +34,7 @@ class GradientPass(Protocol):
 
 
 def map_tasks(function: Callable[..., Any], arguments: tuple[Any, ...], how: str, chunk: int | None) -> Any:
-    """function applied to each task: arguments and result are trees of tensors with the tasks in front.
+    """Function applied to each task: arguments and result are trees of tensors with the tasks in front.
 
     how    "loop" (less memory, faster on CPU) or "vmap" (one kernel for all tasks of a chunk)
     chunk  how many tasks vmap takes at once; None for all
@@ -50,7 +50,7 @@ def map_tasks(function: Callable[..., Any], arguments: tuple[Any, ...], how: str
 
 
 def task_map(setting: str, episode: Episode) -> str:
-    """ "loop" or "vmap", for a setting that may be "auto".
+    """The setting, or what suits the device where it is "auto".
 
     Measured on 2 cores, a loop is 1.6-2.5 times faster than vmap, which makes grouped convolutions of per-task weights.
     """

@@ -63,7 +63,7 @@ class _BatchNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, inverse_sigma)
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
         x, weight, mean, inverse_sigma = ctx.saved_tensors
         return _BatchNormBackward.apply(grad_y, x, weight, mean, inverse_sigma)
 
@@ -84,7 +84,7 @@ class _BatchNormBackward(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:3])
 
     @staticmethod
-    def backward(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor | None, ...]:
         r"""Derivative of <a, grad_x> + <b, grad_weight> + <c, grad_bias>.
 
         With S = sum over N, H, W; n elements; k = weight / sigma; mean() = S() / n:
@@ -130,7 +130,7 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def _combine(*terms: Any) -> Tensor:
-    """sum of tensor * per-channel factor over the pairs in `terms`, plus the last term, a per-channel constant."""
+    """Sum of tensor * per-channel factor over the pairs in `terms`, plus the last term, a per-channel constant."""
     *pairs, constant = terms
     total = _column(constant)
     for tensor, factor in pairs:

@@ -29,6 +29,8 @@ def parameters(namespace: Mapping[str, Any], before: Set[str], extra: Set[str]) 
 def papermill_command(notebook: str, config: Config) -> str:
     """The command that runs a notebook with these settings, for the record: what differs from the defaults."""
     changed = (
-        f"-p {name} {value}" for name, value in config.to_dict().items() if value != FIELDS[name].default and value != ""
+        f"-p {name} {value}"
+        for name, value in config.to_dict().items()
+        if value != FIELDS[name].default and value != ""
     )
     return " ".join([f"papermill {notebook} out{os.extsep}ipynb", *changed])

@@ -14,12 +14,12 @@ Params = dict[str, Tensor]
 
 
 def add_scaled(x: Params, y: Params, scale: float | Tensor) -> Params:
-    """x + scale * y, where names that y lacks keep their value in x."""
+    """X + scale * y, where names that y lacks keep their value in x."""
     return {name: value + scale * y[name] if name in y else value for name, value in x.items()}
 
 
 def scaled(x: Params, scale: float | Tensor) -> Params:
-    """scale * x."""
+    """Scale * x."""
     return {name: scale * value for name, value in x.items()}
 
 

@@ -22,7 +22,7 @@ RIGHT, WRONG = sns.color_palette("colorblind")[2], sns.color_palette("colorblind
 
 
 def curves(rows: Sequence[Row], chance: float | None = None) -> Figure:
-    """Loss and accuracy against the meta-iteration: each batch faint, their running mean strong, validation as points."""
+    """Loss and accuracy by meta-iteration: each batch faint, their running mean strong, validation as points."""
     with sns.axes_style("ticks"):
         has_accuracy = "query_accuracy" in rows[0]
         figure, axes = plt.subplots(1, 2 if has_accuracy else 1, figsize=(9, 3.2), squeeze=False, layout="constrained")
@@ -110,9 +110,7 @@ def _series(ax: Axes, rows: Sequence[Row], key: str, label: str) -> None:
     ax.set(xlabel="meta-iteration", ylabel=label)
 
 
-def _line(
-    ax: Axes, rows: Sequence[Row], key: str, label: str, colour: str | tuple[float, ...], style: str
-) -> None:
+def _line(ax: Axes, rows: Sequence[Row], key: str, label: str, colour: str | tuple[float, ...], style: str) -> None:
     """The mean of each value and the ones before it, over a tenth of the run."""
     window = max(1, len(rows) // 10)
     total = np.cumsum([0.0] + [row[key] for row in rows])

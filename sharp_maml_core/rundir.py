@@ -63,7 +63,7 @@ def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
     except OSError as error:
-        raise invalid("run_dir", str(folder), "a folder that can be written", f"{error.strerror}.") from None
+        raise _unwritable(folder, error) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +78,10 @@ def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[
             for half in folder.glob(f".{name}-*"):
                 half.unlink()
         if not (folder / RESULT).exists():  # a finished run keeps the settings that it was finished with
-            write_json(folder / CONFIG, config.to_dict())
+            try:
+                write_json(folder / CONFIG, config.to_dict())
+            except OSError as error:
+                raise _unwritable(folder, error) from None
         yield folder
 
 
@@ -200,6 +203,10 @@ def digest(config: Config) -> str:
     """Six hexadecimal digits of the settings that decide a run's outcome."""
     decisive = {name: value for name, value in config.to_dict().items() if name not in FREE_TO_CHANGE}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return invalid("run_dir", str(folder), "a folder that can be written", f"{error.strerror}.")
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from .params import Params, norm
 
 
 def perturbation(gradient: Params, radius: float) -> Params:
-    """radius * g / ||g||, one norm over all tensors (Eq. 8a, 11, 13, 20); zero where the gradient is zero.
+    """Radius * g / ||g||, one norm over all tensors (Eq. 8a, 11, 13, 20); zero where the gradient is zero.
 
     gradient  any shapes; radius  alpha >= 0, in the units of the parameters.
     """
@@ -22,7 +22,7 @@ def perturbation(gradient: Params, radius: float) -> Params:
 
 
 def adaptive_perturbation(gradient: Params, params: Params, radius: float) -> Params:
-    """radius * w^2 g / || |w| g ||: the step to the edge of ASAM's ball, whose axes scale with the weights |w|."""
+    """Radius * w^2 g / || |w| g ||: the step to the edge of ASAM's ball, whose axes scale with the weights |w|."""
     scaled_gradient = {name: params[name].abs() * value for name, value in gradient.items()}
     steep = {name: params[name].abs() * value for name, value in scaled_gradient.items()}
     return _to_length(steep, norm(scaled_gradient), radius)

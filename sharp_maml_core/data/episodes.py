@@ -63,8 +63,9 @@ def sample_episodes(
 def check_split(split: Split, *, n_way: int, k_shot: int, n_query: int, rotations: bool = False) -> None:
     """Raise UserError if tasks of this kind cannot be drawn from the split."""
     if isinstance(split, RegressionSplit):
-        if k_shot + n_query > split.inputs.shape[1]:
-            raise invalid("k_shot + n_query", k_shot + n_query, f"at most {split.inputs.shape[1]}, the points of a task")
+        n_points = split.inputs.shape[1]
+        if k_shot + n_query > n_points:
+            raise invalid("k_shot + n_query", k_shot + n_query, f"at most {n_points}, the points of a task")
         return
     n_classes = len(split.images) * (QUARTER_TURNS if rotations else 1)
     if n_way > n_classes:
@@ -82,7 +83,7 @@ def check_split(split: Split, *, n_way: int, k_shot: int, n_query: int, rotation
 def _distinct(
     shape: tuple[int, ...], n: int, k: int, generator: torch.Generator, limits: Tensor | None = None
 ) -> Tensor:
-    """k distinct integers below n (below `limits`, if given) in random order, for each element of `shape`."""
+    """Draw k distinct integers below n (below `limits`, if given) in random order, for each element of `shape`."""
     keys = torch.rand((*shape, n), generator=generator, device=generator.device, dtype=torch.float64)
     if limits is not None:
         limits = limits.to(keys.device)

@@ -20,7 +20,7 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
            28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for other data.
     loss   (outputs, targets) -> mean loss, a scalar; default cross-entropy
 
-    Raises UserError for a model that is not a pure function of its parameters and input, or that the variant cannot use.
+    Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use.
     """
     if model is None:
         from ..models import Conv4

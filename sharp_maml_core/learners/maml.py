@@ -85,7 +85,9 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             return grads, _metrics(outcome.query_loss, outcome.outputs, task.query_y), outcome.looks
 
         masks = _random_weights(rule, select(params, adapted), episode.n_tasks, generator)
-        per_task = map_tasks(one_task, (episode, looks or [], masks), task_map(config.task_map, episode), config.task_chunk or None)
+        per_task = map_tasks(
+            one_task, (episode, looks or [], masks), task_map(config.task_map, episode), config.task_chunk or None
+        )
         grads, metrics, looked = per_task
         return MetaGradient(_mean(grads), _mean(metrics), looked)
 
@@ -96,9 +98,7 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
         reuse=config.reuse_lower_perturbation,
     )
 
-    def gradient(
-        params: Params, episode: Episode, generator: torch.Generator | None = None
-    ) -> tuple[Params, Metrics]:
+    def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
         grads, metrics, _ = whole(params, episode, None, generator)
         return grads, metrics
 

@@ -196,6 +196,7 @@ def time_systems(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
             for v in ("maml", "both")
         }
     if device == "cpu":
+        systems["maml, vmap"] = (kept, ours, (shape, "maml", device), {"task_map": "vmap"})
         systems |= {f"Torchmeta {v}": (plain, peer, (shape, v), {}) for v in ("maml", "both")}
         systems |= {f"Torchmeta {v}, kept memory": (kept, peer, (shape, v), {}) for v in ("maml", "both")}
         systems |= {f"{v}, default allocator": (plain, ours, (shape, v, device), {}) for v in ("maml", "both")}

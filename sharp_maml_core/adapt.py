@@ -133,9 +133,6 @@ def _inner_gradient(
     def descent(phi: Params, context: Params, *samples: Tensor) -> Params:
         return gradient(problem.support_loss, phi, context, *samples)
 
-    if rule.alpha_low == 0:
-        return lambda phi, context: descent(phi, context), None
-
     def epsilon(phi: Params, context: Params) -> Params:
         steepest = descent(phi, context)
         if rule.adaptive:
@@ -144,15 +141,16 @@ def _inner_gradient(
             eps = perturbation(steepest, rule.alpha_low)
         return eps if mask is None else on_random_weights(eps, mask, rule.weight_fraction)
 
+    if rule.alpha_low == 0:
+        return descent, None
     constant = look is not None or not rule.through  # a perturbation that is used again is a number, not a function
     if look is None:
         eps = epsilon(phi, context)
         look = Look(eps, _selected(rule, problem, phi, eps, context))
-    seen = look
+    eps, samples = look
 
     def direction(phi: Params, context: Params) -> Params:
-        eps = seen.epsilon if constant else epsilon(phi, context)
-        return descent(add_scaled(phi, eps, 1.0), context, *seen.samples)
+        return descent(add_scaled(phi, eps if constant else epsilon(phi, context), 1.0), context, *samples)
 
     return direction, look
 

@@ -40,6 +40,7 @@ def one_of(*values: str) -> Allowed:
 
 
 ABOVE_ZERO = Allowed("above 0", lambda value: value > 0)
+SEED = Allowed("at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
 NOT_EMPTY = Allowed("a name or a path", lambda value: bool(value))
 ANYTHING = Allowed("any text", lambda value: True)
 EITHER = Allowed("true or false", lambda value: True)
@@ -70,7 +71,10 @@ class Config:
         "Eq. 10",
     )
     reuse_lower_perturbation: bool = setting(
-        True, "use eps_m again in the second pass; false: compute it anew, as the released code does", EITHER, "Eq. 14"
+        True,
+        "use eps_m again, as a constant, in the second pass; false: compute it anew, as the released code does",
+        EITHER,
+        "Eq. 14",
     )
     test_perturbation: bool = setting(
         True, "perturb the inner loop at test time too", EITHER, "released code: low does"
@@ -104,8 +108,8 @@ class Config:
     eval_every: int = setting(250, "meta-iterations between validations", at_least(1))
     val_tasks: int = setting(200, "tasks of a validation", at_least(2))
     eval_tasks: int = setting(1000, "test tasks at the end", at_least(2), "Finn et al.: 600")
-    seed: int = setting(0, "seed of the parameters and of the training tasks", at_least(0))
-    eval_seed: int = setting(0, "seed of the validation and test tasks: equal for what is compared", at_least(0))
+    seed: int = setting(0, "seed of the parameters and of the training tasks", SEED)
+    eval_seed: int = setting(0, "seed of the validation and test tasks: equal for what is compared", SEED)
     checkpoint_every: int = setting(50, "meta-iterations between checkpoints", at_least(1))
     tensorboard: bool = setting(False, "write TensorBoard event files to the run folder", EITHER)
 
@@ -126,11 +130,13 @@ class Config:
         for f in dataclasses.fields(self):
             value = _typed(f.name, getattr(self, f.name))
             object.__setattr__(self, f.name, value)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise invalid(f.name, value, "finite")
             allowed: Allowed = f.metadata["allowed"]
+            if isinstance(value, float) and not math.isfinite(value):
+                raise invalid(f.name, value, f"finite and {allowed.text}")
             if not allowed.contains(value):
                 raise invalid(f.name, value, allowed.text)
+        if self.query_precision == "bfloat16" and self.dtype == "float64":
+            raise invalid("query_precision", "bfloat16", "full with dtype float64, which autocast leaves alone")
         self.torch_device  # noqa: B018  a device that is not there is an error now, not after the data are loaded
 
     @property
@@ -156,6 +162,7 @@ class Config:
 
     def replace(self, **changes: Any) -> Config:
         """A copy with some fields changed, checked like a new one."""
+        check_names(changes, FIELDS)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,9 +205,9 @@ def _typed(name: str, value: Any) -> Any:
     try:
         if isinstance(value, bool):
             raise ValueError
-        number = float(value)
-        if kind is int and number != int(value):
+        number = kind(value)
+        if kind is int and not isinstance(value, str) and number != value:
             raise ValueError
-        return kind(value)
+        return number
     except (TypeError, ValueError, OverflowError):
         raise invalid(name, value, "a whole number" if kind is int else "a number") from None

@@ -77,9 +77,15 @@ def _live(*arguments: Params) -> bool:
 
 
 def _leaves(*arguments: Params) -> Gradients:
-    """The arguments, each tensor of them part of a graph."""
+    """The arguments, each tensor of them part of a graph.
+
+    A live one gets a node of its own: an argument may be upstream of another, and derivatives are partial ones.
+    """
     return tuple(
-        {name: value if value.requires_grad else value.detach().requires_grad_() for name, value in argument.items()}
+        {
+            name: value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+            for name, value in argument.items()
+        }
         for argument in arguments
     )
 

@@ -14,7 +14,7 @@ from .params import Params, add_scaled
 from .sharpness import adaptive_perturbation, perturbation
 
 Metrics = dict[str, Tensor]
-"""Scalars about a batch of tasks: `query_loss`; `query_accuracy` for classes; `perturbed_loss` (Eq. 15) after `sharpen`."""
+"""Scalars of a batch of tasks: `query_loss`, for classes `query_accuracy`, after `sharpen` also `perturbed_loss`."""
 
 
 class MetaGradient(NamedTuple):

@@ -33,11 +33,16 @@ class ConvBlock(nn.Module):
 
 
 class Conv4(nn.Module):
-    """Four convolutional blocks and a linear layer: images [B, C, H, W] in [0, 1] to logits [B, n_way]."""
+    """Four convolutional blocks and a linear layer: images [B, C, H, W] in [0, 1] to logits [B, n_way].
+
+    Raises UserError for images under 16x16 pixels.
+    """
 
     def __init__(self, image_shape: tuple[int, int, int], n_way: int, filters: int = 64) -> None:
         super().__init__()
         channels, height, width = image_shape
+        if min(height, width) < 16:
+            raise invalid("image_shape", image_shape, "of at least 16x16 pixels: four poolings leave nothing of less")
         blocks = [ConvBlock(channels if i == 0 else filters, filters) for i in range(4)]
         self.features = nn.Sequential(*blocks, nn.Flatten())
         self.head = nn.Linear(filters * (height // 16) * (width // 16), n_way)
@@ -59,14 +64,9 @@ class MLP(nn.Module):
 
 
 def model_for(config: Config, split: Split) -> nn.Module:
-    """The network for the tasks of a split: Conv4 for images, the MLP for regression.
-
-    Raises UserError for images under 16 pixels, which four poolings would leave nothing of.
-    """
+    """The network for the tasks of a split: Conv4 for images (of at least 16x16 pixels), the MLP for regression."""
     if isinstance(split, RegressionSplit):
         return MLP(split.inputs.shape[-1], split.targets.shape[-1])
-    if min(split.shape[1:]) < 16:
-        raise invalid("dataset", split.name, f"images of at least 16x16 pixels, but it has {split.shape[1:]}")
     return Conv4(split.shape, config.n_way, config.filters)
 
 

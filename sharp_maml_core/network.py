@@ -38,10 +38,11 @@ class Network:
                     "Remove the dropout.",
                 )
         self._module = copy.deepcopy(module)
+        self._parts_checked = False
 
     @property
-    def parts(self) -> bool:
-        """Whether the module is a `head` after `features`, as ANIL needs."""
+    def has_parts(self) -> bool:
+        """Whether all parameters belong to submodules `features` and `head`, as ANIL needs."""
         names = [name for name, _ in self._module.named_parameters()]
         return all(name.startswith((FEATURES, HEAD)) for name in names) and all(
             any(name.startswith(part) for name in names) for part in (FEATURES, HEAD)
@@ -49,7 +50,7 @@ class Network:
 
     @property
     def norm_names(self) -> frozenset[str]:
-        """Names of the scales and shifts of normalisation layers."""
+        """Names of the scales and shifts of normalisation layers: modules that have "Norm" in their class's name."""
         return frozenset(
             f"{name}.{parameter}"
             for name, child in self._module.named_modules()
@@ -62,8 +63,8 @@ class Network:
         module = copy.deepcopy(self._module)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for child in module.modules():
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPU, which nobody restores
+            for child in reversed(list(module.modules())):  # a module's own rule has the last word on its parts
                 reset = getattr(child, "reset_parameters", None)
                 if callable(reset):
                     reset()
@@ -79,6 +80,21 @@ class Network:
 
     def head(self, params: Params, features: Tensor) -> Tensor:
         return self._part(HEAD, params, features)
+
+    def check_parts(self, params: Params, x: Tensor) -> None:
+        """Raise UserError, the first time it is called, unless the module computes head(features(x))."""
+        if self._parts_checked or torch._C._are_functorch_transforms_active():  # inside, values cannot be looked at
+            return
+        with torch.no_grad():
+            whole, composed = self.forward(params, x), self.head(params, self.features(params, x))
+        if whole.shape != composed.shape or not torch.allclose(whole, composed, equal_nan=True):
+            raise invalid(
+                "model",
+                type(self._module).__name__,
+                "head(features(x)) for a variant with ANIL, and its forward computes something else",
+                "Move what lies between into `features`.",
+            )
+        self._parts_checked = True
 
     def _part(self, prefix: str, params: Params, x: Tensor) -> Tensor:
         part = getattr(self._module, prefix[:-1])

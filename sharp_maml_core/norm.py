@@ -29,6 +29,8 @@ EPS = 1e-5  # added to the variance, PyTorch's and the paper's code's value
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Normalise each channel of x [N, C, H, W] over N, H, W, then scale and shift by weight [C] and bias [C]."""
+    if x.dtype != weight.dtype and torch._C._are_functorch_transforms_active():
+        x = x.to(weight.dtype)  # under vmap PyTorch's kernels do not mix types, as autocast makes them
     return _BatchNorm.apply(x, weight, bias)[0]
 
 

@@ -5,7 +5,7 @@ A `Params` maps names to tensors, as `dict(module.named_parameters())` does. All
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,20 +31,6 @@ def dot(x: Params, y: Params) -> Tensor:
 def norm(x: Params) -> Tensor:
     """The Euclidean norm of all tensors together, a scalar."""
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(value) for value in x.values()]))
-
-
-def zeros_like(x: Params) -> Params:
-    return {name: torch.zeros_like(value) for name, value in x.items()}
-
-
-def mean_of(items: Iterable[Params]) -> Params:
-    """The mean of one or more dicts with equal names, summed in the order given."""
-    iterator = iter(items)
-    total, count = dict(next(iterator)), 1
-    for item in iterator:
-        total = {name: value + item[name] for name, value in total.items()}
-        count += 1
-    return scaled(total, 1 / count)
 
 
 def select(x: Params, keep: Callable[[str], bool]) -> Params:

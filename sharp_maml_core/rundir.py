@@ -8,6 +8,9 @@
     environment.json         packages, machine, code
     result.json              the figures, and where they come from; a run that has it is finished
 
+safetensors sorts its tensors, but masks are drawn and norms are summed in the order of the parameters, so both files
+say what it is.
+
 metrics.csv is written before the checkpoint, so it always holds at least the iterations up to it; what goes beyond
 is cut off when the run goes on.
 """
@@ -28,7 +31,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .config import Config, config_from
 from .errors import UserError, invalid
@@ -100,16 +103,18 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 def save_model(folder: Path, params: Params) -> None:
     with atomic(folder / MODEL) as file:
-        save_file({name: value.contiguous().cpu() for name, value in params.items()}, file)
+        metadata = {"names": json.dumps(list(params))}
+        save_file({name: value.contiguous().cpu() for name, value in params.items()}, file, metadata)
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Params:
     """The parameters that scored best on validation."""
     try:
-        return load_file(folder / MODEL, device=str(device))
+        with safe_open(folder / MODEL, framework="pt", device=str(device)) as file:
+            return {name: file.get_tensor(name) for name in json.loads(file.metadata()["names"])}
     except FileNotFoundError:
         raise invalid("run_dir", str(folder), f"a finished run, with a {MODEL}") from None
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / MODEL} is damaged ({error}): delete the {RESULT} and run it again.") from None
 
 
@@ -130,6 +135,7 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
         "best_score": state.best_score,
         "seconds": state.seconds,
         "data": dict(data),
+        "names": list(state.params),
     }
     with atomic(folder / CHECKPOINT) as file:
         # Clones: the parameters and, before the first validation, the best ones are the same memory.
@@ -152,10 +158,11 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
     try:
         with safe_open(path, framework="pt") as file:
             figures = json.loads(file.metadata()["state"])
+            names, trained_on = figures["names"], figures["data"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a dict
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it to begin the run again, or restore a copy.") from None
-    changed = [name for name in data if figures["data"][name] != data[name]]
+    changed = [split for split in data if trained_on[split] != data[split]]
     if changed:
         raise invalid(
             "run_dir",
@@ -163,18 +170,18 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
             f"the folder of a run on the same data ({' and '.join(changed)} changed since it was begun)",
             "Choose another run_dir, or set overwrite=True to replace that run.",
         )
-    groups: dict[str, Params] = {}
-    for name, value in tensors.items():
-        group, _, parameter = name.partition("/")
-        # Adam keeps its step count on the CPU.
-        groups.setdefault(group, {})[parameter] = value if group in ("generator", "step") else value.to(device)
+
+    def moments(name: str) -> Params:
+        """Of one parameter, none before the first update; Adam keeps its step count on the CPU."""
+        found = {
+            key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
+        }
+        return {key: value if key == "step" else value.to(device) for key, value in found.items()}
+
     state = TrainState(
-        params=groups["params"],
-        best=groups["best"],
-        moments={
-            name: {key: groups[key][name] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for name in groups.get("step", {})
-        },
+        params={name: tensors[f"params/{name}"].to(device) for name in names},
+        best={name: tensors[f"best/{name}"].to(device) for name in names},
+        moments={name: moments(name) for name in names},
         generator_state=tensors["generator"],
         iteration=figures["iteration"],
         best_iteration=figures["best_iteration"],

@@ -42,10 +42,11 @@ def most_sensitive(increase: Tensor, fraction: float) -> Tensor:
     increase  [n], l(w + eps) - l(w) per sample. The threshold tau is implied by the count, so that a batch of five
     always selects something; ties go to whichever `topk` prefers.
     """
-    return torch.topk(increase, max(1, math.ceil(fraction * len(increase)))).indices
+    return torch.topk(increase, max(1, math.ceil(round(fraction * len(increase), 9)))).indices
 
 
 def _to_length(direction: Params, length: Tensor, radius: float) -> Params:
-    # A zero gradient has no steepest direction: divide by 1 there, and the perturbation is zero instead of NaN.
+    # A zero gradient has no steepest direction: its perturbation is zero, and so is the derivative of that, not NaN.
     safe = torch.where(length > 0, length, torch.ones_like(length))
-    return {name: value * (radius / safe) for name, value in direction.items()}
+    scale = torch.where(length > 0, radius / safe, torch.zeros_like(length))
+    return {name: value * scale for name, value in direction.items()}

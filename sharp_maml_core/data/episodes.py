@@ -114,5 +114,3 @@ def _regression(
     tasks, points = tasks.to(split.inputs.device), points.to(split.inputs.device)
     x, y = split.inputs[tasks, points].to(dtype), split.targets[tasks, points].to(dtype)
     return Episode(x[:, :k_shot], y[:, :k_shot], x[:, k_shot:], y[:, k_shot:])
-
-

@@ -16,7 +16,9 @@ __all__ = ["Learner", "Loss", "build_learner"]
 def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | None = None) -> Learner:
     """The learner that `config.variant` names.
 
-    model  any module without running statistics and without dropout; default Conv4 for `config.n_way` classes of
+    model  any module without running statistics and without dropout; `init` draws its parameters by each layer's
+           `reset_parameters`. PyTorch's fused norm layers are right here but wrong from the third derivative on: for
+           Hessians of the meta-loss use `EpisodeNorm`, or write them out. Default Conv4 for `config.n_way` classes of
            28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for other data.
     loss   (outputs, targets) -> mean loss, a scalar; default cross-entropy
 

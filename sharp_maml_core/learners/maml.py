@@ -47,7 +47,7 @@ KINDS = {
 }
 
 
-class Split(NamedTuple):
+class Decomposition(NamedTuple):
     """One task, told as a problem in what is adapted, and the way back from its derivatives to all parameters."""
 
     problem: Problem
@@ -61,25 +61,29 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
     kind = KINDS[config.variant]
     rule = _inner_rule(config, kind)
     test_rule = _inner_rule(config, kind, at_test=True)
-    if kind.head_only and not network.parts:
+    if kind.head_only and not network.has_parts:
         raise invalid(
             "variant",
             config.variant,
             "a variant without ANIL: this model has no submodules `features` and `head`",
             "Compose the model as head(features(x)), or choose maml, low, up or both.",
         )
-    split = _head_only if kind.head_only else _whole_network
+    decompose = _head_only if kind.head_only else _whole_network
 
     def adapted(name: str) -> bool:
         if kind.head_only:
             return name.startswith(HEAD)
         return config.adapt_norm or name not in network.norm_names
 
+    def check_model(params: Params, x: Tensor) -> None:
+        if kind.head_only:
+            network.check_parts(params, x)
+
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
     ) -> MetaGradient:
         def one_task(task: Episode, looks: list[Look], masks: Params) -> tuple[Params, Metrics, list[Look]]:
-            problem, fast, context, pull_back = split(network, loss, params, adapted, task, config.query_precision)
+            problem, fast, context, pull_back = decompose(network, loss, params, adapted, task, config.query_precision)
             outcome = task_gradient(rule, problem, fast, context, looks, _per_step(masks, rule))
             grads = pull_back(outcome.fast_gradient, outcome.context_gradient)
             return grads, _metrics(outcome.query_loss, outcome.outputs, task.query_y), outcome.looks
@@ -99,15 +103,19 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
     )
 
     def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
-        grads, metrics, _ = whole(params, episode, None, generator)
+        check_model(params, episode.support_x[0])
+        with torch.inference_mode(False):  # inner gradients are needed, whatever is wanted of the outer ones
+            grads, metrics, _ = whole(params, episode, None, generator)
         return grads, metrics
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
+        check_model(params, support_x)
         task = Episode(support_x, support_y, support_x[:0], support_y[:0])
-        problem, fast, context, _ = split(network, loss, params, adapted, task, "full")
-        masks = _random_weights(test_rule, fast, 1, None)
-        masks = {name: value[0] for name, value in masks.items()}
-        return params | adapt(test_rule, problem, fast, context, _per_step(masks, test_rule))
+        with torch.inference_mode(False):
+            problem, fast, context, _ = decompose(network, loss, params, adapted, task, "full")
+            masks = _random_weights(test_rule, fast, 1, None)
+            masks = {name: value[0] for name, value in masks.items()}
+            return params | adapt(test_rule, problem, fast, context, _per_step(masks, test_rule))
 
     return Learner(
         init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
@@ -138,7 +146,7 @@ def _whole_network(
     adapted: Callable[[str], bool],
     task: Episode,
     precision: str,
-) -> Split:
+) -> Decomposition:
     """Everything adapts, but for what `adapted` leaves out; that is the context."""
     support_x, support_y, query_x, query_y = task
 
@@ -154,7 +162,7 @@ def _whole_network(
             outputs = network.forward(fast | context, query_x)
         return loss(outputs.to(query_x.dtype), query_y), outputs
 
-    return Split(
+    return Decomposition(
         Problem(support_loss, support_losses, query_loss),
         select(params, adapted),
         select(params, lambda name: not adapted(name)),
@@ -169,7 +177,7 @@ def _head_only(
     adapted: Callable[[str], bool],
     task: Episode,
     precision: str,
-) -> Split:
+) -> Decomposition:
     """ANIL (Eq. 19): the head adapts to features that are computed once; the context is the features themselves."""
     support_x, support_y, query_x, query_y = task
     body = select(params, lambda name: name.startswith(FEATURES))
@@ -198,7 +206,7 @@ def _head_only(
         (by_body,) = pull_features(by_context)
         return {name: (by_fast | by_body)[name] for name in params}
 
-    return Split(
+    return Decomposition(
         Problem(support_loss, support_losses, query_loss),
         select(params, adapted),
         context,

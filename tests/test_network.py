@@ -1,0 +1,158 @@
+"""A module as a pure function: what is refused, and that parameters come from the generator alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import TanhNet, draw, equal, seeded
+from torch import nn
+
+from sharp_maml_core.errors import UserError
+from sharp_maml_core.models import MLP, Conv4
+from sharp_maml_core.network import Network
+
+CPU = torch.device("cpu")
+
+
+def init(module, seed=0, dtype=torch.float64):
+    return Network(module).init(seeded(seed), dtype, CPU)
+
+
+# --- what is not a function of its parameters ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True)]
+)
+def test_running_statistics_are_refused_with_the_fix(layer):
+    with pytest.raises(UserError) as error:
+        Network(nn.Sequential(nn.Linear(4, 4), layer))
+    message = str(error.value)
+    assert message.startswith("model.1.track_running_stats=True is not allowed")
+    assert f"Build {type(layer).__name__} with track_running_stats=False" in message
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.Dropout2d(0.1), nn.AlphaDropout(0.2)])
+def test_dropout_is_refused_with_the_fix(layer):
+    with pytest.raises(UserError, match=r"^model\.body\.p=0\.\d is not allowed.*Remove the dropout\.$"):
+        Network(nn.ModuleDict({"body": layer}))
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4, track_running_stats=False), nn.Dropout(0.0), nn.GroupNorm(2, 4)])
+def test_layers_without_state_and_chance_are_accepted(layer):
+    Network(nn.Sequential(nn.Linear(4, 4), layer))
+
+
+# --- init ---------------------------------------------------------------------------------------------------------
+
+
+def test_equal_seeds_give_equal_parameters_and_others_do_not():
+    model = Conv4((1, 28, 28), 5, 4)
+    assert equal(init(model, 3), init(model, 3))
+    other = init(model, 4)
+    assert not any(torch.equal(value, other[name]) for name, value in init(model, 3).items() if "norm" not in name)
+
+
+def test_parameters_depend_on_the_generator_alone():
+    """Neither on the values in the module, nor on the global generator, which is left as it was."""
+    first = init(TanhNet(), 3)
+    torch.manual_seed(99)
+    assert equal(init(TanhNet(), 3), first)
+    module = TanhNet()
+    before = torch.get_rng_state()
+    init(module)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_generator_goes_on():
+    generator, network = seeded(3), Network(MLP(1, 1))
+    first, second = (network.init(generator, torch.float64, CPU) for _ in range(2))
+    assert not any(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_dtypes_differ_by_rounding_only():
+    single, double = init(TanhNet(), dtype=torch.float32), init(TanhNet())
+    assert all(value.dtype == torch.float32 for value in single.values())
+    assert equal({name: value.double() for name, value in single.items()}, double)
+
+
+def test_names_and_shapes_are_the_modules():
+    model = Conv4((1, 28, 28), 5, 4)
+    expected = {name: value.shape for name, value in model.named_parameters()}
+    assert {name: value.shape for name, value in init(model).items()} == expected
+
+
+def test_each_layer_starts_by_its_own_rule():
+    """PyTorch's rule: uniform within 1 / sqrt(fan_in); scale 1 and shift 0 in norm layers."""
+    params = init(Conv4((3, 28, 28), 5, 16))
+    for name, fan_in in (("features.0.conv.weight", 27), ("features.3.conv.weight", 144), ("head.weight", 16)):
+        bound = fan_in**-0.5
+        assert 0.9 * bound < float(params[name].abs().max()) <= bound
+    assert bool((params["features.2.norm.weight"] == 1).all())
+    assert bool((params["features.2.norm.bias"] == 0).all())
+
+
+class Scaled(nn.Module):
+    """A parameter without a rule, and a rule of the whole that overrules its parts'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([2.5]))
+        self.linear = nn.Linear(3, 3)
+
+    def reset_parameters(self) -> None:
+        nn.init.eye_(self.linear.weight)
+
+
+def test_a_parameter_without_a_rule_keeps_its_value():
+    assert float(init(Scaled())["scale"]) == 2.5
+
+
+def test_the_rule_of_the_whole_is_applied_after_its_parts():
+    assert torch.equal(init(Scaled())["linear.weight"], torch.eye(3).double())
+
+
+# --- pure functions -----------------------------------------------------------------------------------------------
+
+
+def test_the_callers_module_is_not_shared():
+    """Its values, mode and gradients stay the caller's; changing it later changes no result."""
+    model = TanhNet().double()
+    network = Network(model)
+    params, x = init(model), draw(2, 5, seed=1)
+    before = network.forward(params, x)
+    with torch.no_grad():
+        model.head.weight.zero_()
+    model.features[1] = nn.Identity()
+    assert torch.equal(network.forward(params, x), before)
+
+
+def test_the_head_of_the_features_is_the_whole():
+    network, x = Network(TanhNet()), draw(4, 5, seed=1)
+    params = init(TanhNet())
+    assert torch.equal(network.head(params, network.features(params, x)), network.forward(params, x))
+
+
+class Headless(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(2, 2), nn.Linear(2, 2)
+
+
+class Extra(TanhNet):
+    """A parameter that belongs to neither part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+
+@pytest.mark.parametrize(("module", "has"), [(TanhNet(), True), (Headless(), False), (Extra(), False)])
+def test_parts_are_features_and_head_and_nothing_else(module, has):
+    assert Network(module).has_parts is has
+
+
+def test_norm_names_are_the_scales_and_shifts():
+    assert Network(TanhNet()).norm_names == {"features.1.weight", "features.1.bias"}
+    names = {f"features.{i}.norm.{kind}" for i in range(4) for kind in ("weight", "bias")}
+    assert Network(Conv4((1, 28, 28), 5, 4)).norm_names == names

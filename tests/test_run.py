@@ -1,0 +1,468 @@
+"""One experiment and its folder: what it records, and that nothing short of a lost disk changes how it ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import equal
+from helpers import SMALL, SmallNet, easy_data, flags, small_config, start, write_image_folder
+from safetensors.torch import load_file
+
+from sharp_maml_core import Config, Diverged, UserError, evaluate, evaluate_run, run, run_experiment, rundir
+from sharp_maml_core.__main__ import main
+from sharp_maml_core.learners import build_learner
+
+FILES = {
+    rundir.CONFIG,
+    rundir.METRICS,
+    rundir.CHECKPOINT,
+    rundir.MODEL,
+    rundir.SCORES,
+    rundir.ENVIRONMENT,
+    rundir.RESULT,
+}
+CONFIG = small_config("both")
+
+
+def experiment(folder: Path, config: Config = CONFIG, **options: Any) -> dict[str, Any]:
+    given = {"model": SmallNet(), "data": easy_data(), "progress": False}
+    return run_experiment(config, folder, **given | options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def assert_same_outcome(one: Path, other: Path) -> None:
+    """Parameters, checkpoint, metrics and scores equal to the last bit; the result too, but for times and places."""
+    for name in (rundir.MODEL, rundir.METRICS, rundir.SCORES):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert equal(load_file(one / rundir.CHECKPOINT), load_file(other / rundir.CHECKPOINT))
+    results = [json.loads((folder / rundir.RESULT).read_text()) for folder in (one, other)]
+    for result in results:
+        for name in ("seconds", "seconds_per_iteration", "finished", "command", "commit", "source_sha256"):
+            del result[name]
+    assert results[0] == results[1]
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("finished")
+    experiment(folder)
+    return folder
+
+
+# --- what is recorded
+
+
+def test_the_folder_holds_what_it_should(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == FILES | {rundir.LOCK}
+    assert rundir.read_config(finished, "cpu") == CONFIG
+
+
+def test_the_result_says_what_where_and_how(finished: Path) -> None:
+    result = json.loads((finished / rundir.RESULT).read_text())
+    assert result["metric"] == "accuracy"
+    assert result["iterations"] == result["last"]["iteration"] == 7
+    assert result["best"]["iteration"] in (3, 6, 7)
+    assert result["seconds"] > 0
+    assert result["seconds_per_iteration"] == pytest.approx(result["seconds"] / 7)
+    assert result["seed"] == 0
+    assert result["eval_tasks"] == 6
+    assert result["config"] == CONFIG.to_dict()
+    assert all(len(result["data"][split]) == 64 for split in ("train", "val", "test"))
+    assert len(result["source_sha256"]) == 64
+    assert result["packages"]["torch"] == torch.__version__
+    assert {"commit", "device", "threads", "system", "python", "command", "finished"} <= result.keys()
+    environment = json.loads((finished / rundir.ENVIRONMENT).read_text())
+    assert {name: result[name] for name in environment} == environment | {"finished": result["finished"]}
+
+
+def test_the_model_holds_the_best_parameters_and_the_scores_are_theirs(finished: Path) -> None:
+    result = json.loads((finished / rundir.RESULT).read_text())
+    state = rundir.load_state(finished, result["data"], torch.device("cpu"))
+    assert state is not None
+    assert equal(rundir.load_model(finished), state.best)
+    with (finished / rundir.SCORES).open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    learner, test = build_learner(CONFIG, SmallNet()), run.load_split(easy_data(), "test")
+    for which, params in (("best", state.best), ("last", state.params)):
+        again = evaluate(learner, params, test, CONFIG)
+        assert [float(row[which]) for row in rows] == again.scores.tolist()
+        assert (result[which]["mean"], result[which]["interval_95"]) == (again.mean, again.interval)
+
+
+def test_no_folder_of_this_machine_is_in_the_result(tmp_path: Path) -> None:
+    images = write_image_folder(tmp_path / "images")
+    config = CONFIG.replace(dataset=str(images), data_root=str(tmp_path), inner_steps=1, iterations=1)
+    result = run_experiment(config, tmp_path / "run", progress=False, command="papermill train.ipynb out.ipynb")
+    assert result["config"]["dataset"] == "images"
+    assert result["config"]["data_root"] == ""
+    assert result["command"] == "papermill train.ipynb out.ipynb"
+    for name in (rundir.RESULT, rundir.ENVIRONMENT):
+        assert str(tmp_path) not in (tmp_path / "run" / name).read_text()
+
+
+def test_regression_runs_too(tmp_path: Path) -> None:
+    config = CONFIG.replace(dataset="sinusoid", k_shot=5, n_query=5, inner_lr=0.01)
+    result = run_experiment(config, tmp_path, progress=False)
+    assert result["metric"] == "mean squared error"
+    assert result["best"]["mean"] > 0
+    assert evaluate_run(tmp_path, progress=False).mean == result["best"]["mean"]
+
+
+def test_parameters_that_are_both_best_and_last_are_tested_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        tests.append(1)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(run, "evaluate", counted)
+    result = experiment(tmp_path, CONFIG.replace(eval_every=99))
+    assert len(tests) == 1
+    assert result["best"] == result["last"]
+
+
+def test_tensorboard_files_are_written_when_asked(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    experiment(tmp_path, CONFIG.replace(tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    losses = {event.step: event.value for event in events.Scalars("query_loss")}
+    rows = rundir.read_rows(tmp_path / rundir.METRICS)
+    assert losses == pytest.approx({int(row["iteration"]): row["query_loss"] for row in rows})
+    assert [event.step for event in events.Scalars("val_score")] == [3, 6, 7]
+
+
+def test_tensorboard_that_is_not_installed_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install"):
+        experiment(tmp_path / "run", CONFIG.replace(tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+# --- started again
+
+
+def test_a_finished_run_is_read_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = experiment(tmp_path)
+    before, times = contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    monkeypatch.setattr(run, "meta_train", lambda *arguments, **options: pytest.fail("trained"))
+    monkeypatch.setattr(run, "evaluate", lambda *arguments, **options: pytest.fail("tested"))
+    assert experiment(tmp_path, progress=True) == first
+    assert "is finished" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+    del times[tmp_path / rundir.LOCK]
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_finished_run_is_repeated_when_asked(finished: Path, tmp_path: Path) -> None:
+    experiment(tmp_path, CONFIG.replace(seed=9))
+    with pytest.raises(UserError, match="seed 9 is now 0"):
+        experiment(tmp_path)
+    experiment(tmp_path, overwrite=True)
+    assert_same_outcome(tmp_path, finished)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nobody catches it."""
+
+
+@pytest.mark.parametrize("renamed", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", range(1, 10))
+def test_ended_at_any_write_the_run_goes_on_to_the_same_end(
+    write: int, renamed: bool, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, rename = 0, Path.replace
+
+    def dying(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == write and not renamed:
+            raise Killed
+        done = rename(self, target)
+        if count == write:
+            raise Killed
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        with pytest.raises(Killed):
+            experiment(tmp_path)
+    experiment(tmp_path)
+    assert_same_outcome(tmp_path, finished)
+
+
+def test_the_writes_above_are_all_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, rename = [], Path.replace
+
+    def noting(self: Path, target: Path) -> Path:
+        targets.append(target.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", noting)
+    experiment(tmp_path)
+    end = [rundir.MODEL, rundir.SCORES, rundir.ENVIRONMENT, rundir.RESULT]
+    assert targets == [rundir.CONFIG, *[rundir.CHECKPOINT] * 4, *end]
+
+
+def interrupt_at(iteration: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a SIGINT when the learner is asked for that gradient."""
+
+    def impatient(*arguments: Any) -> Any:
+        learner, count = build_learner(*arguments), 0
+
+        def gradient(*arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == iteration:
+                signal.raise_signal(signal.SIGINT)
+            return learner.gradient(*arguments)
+
+        return replace(learner, gradient=gradient)
+
+    monkeypatch.setattr(run, "build_learner", impatient)
+
+
+@pytest.mark.parametrize("iteration", [1, 4, 7])
+def test_an_interrupt_says_how_to_go_on_and_changes_nothing(
+    iteration: int,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(iteration, patch)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(tmp_path)
+    assert f"The same command goes on from {tmp_path}." in capsys.readouterr().err
+    assert not (tmp_path / rundir.RESULT).exists()
+    experiment(tmp_path)
+    assert_same_outcome(tmp_path, finished)
+
+
+def test_an_interrupt_while_testing_says_how_to_go_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(tmp_path)
+    assert "The same command goes on" in capsys.readouterr().err
+    experiment(tmp_path)
+    assert_same_outcome(tmp_path, finished)
+
+
+def test_a_run_goes_on_with_the_settings_that_may_change(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(tmp_path)
+    experiment(tmp_path, CONFIG.replace(checkpoint_every=1))
+    for name in (rundir.MODEL, rundir.METRICS, rundir.SCORES):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+# --- what goes wrong
+
+
+def test_divergence_keeps_the_last_good_state(tmp_path: Path) -> None:
+    config = CONFIG.replace(outer_lr=1e37, checkpoint_every=100)
+    messages = []
+    for _ in range(2):  # the same command meets the same fate
+        with pytest.raises(Diverged, match="inner_lr") as caught:
+            experiment(tmp_path, config)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    tensors = load_file(tmp_path / rundir.CHECKPOINT)
+    assert all(value.isfinite().all() for value in tensors.values())
+    assert not (tmp_path / rundir.RESULT).exists()
+    assert not (tmp_path / rundir.MODEL).exists()
+    for row in rundir.read_rows(tmp_path / rundir.METRICS):
+        assert all(math.isfinite(value) for value in row.values())
+
+
+def test_a_test_score_that_is_not_finite_is_said(tmp_path: Path) -> None:
+    config = CONFIG.replace(dataset="sinusoid", k_shot=5, n_query=5, inner_lr=10.0, eval_inner_steps=60, iterations=1)
+    with pytest.raises(Diverged, match=r"mean squared error .* not finite.*eval_inner_steps"):
+        run_experiment(config, tmp_path, progress=False)
+    assert not (tmp_path / rundir.RESULT).exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = rundir.save_state
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_state(folder: Path, state: Any, data: Any) -> None:
+        if state.iteration == 4:  # no file may grow beyond 2000 bytes: a checkpoint is larger, the metrics are not
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        save(folder, state, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir, "save_state", save_state)
+        try:
+            with pytest.raises(UserError, match=r"could not be written .* goes on") as caught:
+                experiment(tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path) in str(caught.value)
+    kept = rundir.load_state(tmp_path, json.loads((finished / rundir.RESULT).read_text())["data"], torch.device("cpu"))
+    assert kept is not None
+    assert kept.iteration == 2
+    experiment(tmp_path)
+    assert_same_outcome(tmp_path, finished)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_way": 5000}, "n_way=5000"),
+        ({"n_query": 6}, r"k_shot \+ n_query=7"),
+        ({"dataset": "omniglot"}, "omniglot"),
+        ({"dataset": "no such thing"}, "dataset="),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_a_folder_is_made(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    config = CONFIG.replace(data_root=str(tmp_path), **changes)
+    data = None if "dataset" in changes else easy_data()
+    with pytest.raises(UserError, match=message):
+        run_experiment(config, tmp_path / "run", data=data, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+# --- tested again
+
+
+def test_a_run_tested_again_gives_the_same_scores(finished: Path) -> None:
+    again = evaluate_run(finished, progress=False, model=SmallNet(), data=easy_data())
+    result = json.loads((finished / rundir.RESULT).read_text())
+    assert (again.mean, again.interval) == (result["best"]["mean"], result["best"]["interval_95"])
+
+
+def test_a_run_tested_on_more_and_on_other_tasks(finished: Path) -> None:
+    def test(**options: Any) -> list[float]:
+        scores = evaluate_run(finished, progress=False, model=SmallNet(), data=easy_data(), **options).scores
+        return scores.tolist()
+
+    usual = test()
+    assert len(test(n_tasks=40)) == 40
+    assert test(n_tasks=40, seed=1) != test(n_tasks=40)
+    assert test(n_tasks=40, split="train") != test(n_tasks=40)
+    assert test() == usual
+
+
+# --- really killed
+
+
+ARGUMENTS = [
+    *("train", "--quiet", "--dataset", "images", "--run-dir", "run"),
+    *flags(
+        **SMALL
+        | {"variant": "e-low", "filters": 4, "iterations": 10, "checkpoint_every": 1, "eval_tasks": 2, "val_tasks": 2}
+    ),
+]
+
+
+def command_here(folder: Path) -> int:
+    """The command in this process, which saves the time to start another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return main(ARGUMENTS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, and in `run` a run of the command line that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_image_folder(folder / "images")
+    assert command_here(folder) == 0
+    return folder
+
+
+def place(undisturbed: Path, tmp_path: Path) -> Path:
+    (tmp_path / "images").symlink_to(undisturbed / "images")
+    return tmp_path
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def changed(path: Path) -> Callable[[], bool]:
+    """Whether the file has been written since now."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    return lambda: path.exists() and path.stat().st_mtime_ns != before
+
+
+def test_killed_again_and_again_a_run_ends_bit_identically(undisturbed: Path, tmp_path: Path) -> None:
+    folder = place(undisturbed, tmp_path)
+    rng, kills = random.Random(0), 0
+    while kills < 4:
+        with start(*ARGUMENTS, cwd=folder) as process:
+            wait_until(changed(folder / "run" / rundir.METRICS), process)
+            time.sleep(rng.uniform(0, 0.15))  # an iteration takes about 0.1 s, much of it writing
+            process.kill()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 3
+    with start(*ARGUMENTS, cwd=folder) as process:
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert_same_outcome(folder / "run", undisturbed / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_a_run_says_how_to_go_on_and_ends_bit_identically(
+    number: signal.Signals, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = place(undisturbed, tmp_path)
+    with start(*ARGUMENTS, cwd=folder) as process:
+        wait_until(changed(folder / "run" / rundir.CHECKPOINT), process)
+        process.send_signal(number)
+        output, errors = process.communicate()
+    assert process.returncode == 130
+    assert (output, errors) == ("", "\nInterrupted. The same command goes on from run.\n")
+    rows = rundir.read_rows(folder / "run" / rundir.METRICS)
+    assert 0 < len(rows) < 10
+    assert command_here(folder) == 0
+    assert_same_outcome(folder / "run", undisturbed / "run")

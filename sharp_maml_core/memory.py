@@ -1,4 +1,4 @@
-"""Peak memory, and freed memory that is used again."""
+"""Freed memory that is used again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
 
     By default every tensor of over 32 MiB is mapped afresh, and its pages are faulted in and zeroed one by one: on CPU
     that costs as much as the arithmetic (query pass of Conv4, 75 images of 84x84: 0.52 s, with this 0.30 s).
-    The setting is the whole process's, so a program calls it, never a library function. Returns whether it took.
+    The setting is the whole process's, so only whole experiments ask for it, never a learner. Returns whether it took.
     """
     if sys.platform != "linux":
         return False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Set
+from pathlib import Path
 from typing import Any
 
 from .config import FIELDS, Config, check_names, config_from
@@ -27,10 +27,10 @@ def parameters(namespace: Mapping[str, Any], before: Set[str], extra: Set[str]) 
 
 
 def papermill_command(notebook: str, config: Config) -> str:
-    """The command that runs a notebook with these settings, for the record: what differs from the defaults."""
-    changed = (
-        f"-p {name} {value}"
-        for name, value in config.to_dict().items()
-        if value != FIELDS[name].default and value != ""
-    )
-    return " ".join([f"papermill {notebook} out{os.extsep}ipynb", *changed])
+    """The command that runs a notebook with these settings, for the record: what differs from the defaults.
+
+    Where the data lie on this machine is left out.
+    """
+    settings = config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name}
+    changed = [f"-p {name} {value}" for name, value in settings.items() if value != FIELDS[name].default]
+    return " ".join([f"papermill {notebook} out.ipynb", *changed])

@@ -23,7 +23,7 @@ def provenance(device: torch.device, command: str | None = None) -> dict[str, An
     """The command (default: this process's), the time, the code and the machine."""
     return {
         "command": command_line() if command is None else command,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": now(),
         "commit": commit(),
         "source_sha256": source_hash(),
         "device": device_name(device),
@@ -32,6 +32,11 @@ def provenance(device: torch.device, command: str | None = None) -> dict[str, An
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def now() -> str:
+    """The time, in ISO 8601 and UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def command_line() -> str:

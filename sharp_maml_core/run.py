@@ -23,7 +23,7 @@ from .learners import Learner, Loss, build_learner
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
-from .results import provenance
+from .results import now, provenance
 from .train import Row, TrainState, meta_train
 
 SPLITS = ("train", "val", "test")
@@ -139,6 +139,7 @@ def evaluate_run(
 
 
 def _train_and_test(experiment: Experiment, folder: Path, progress: bool, command: str | None) -> dict[str, Any]:
+    origin = provenance(experiment.config.torch_device, command)  # now: the files may change while this runs
     state = _train(experiment, folder, progress)
 
     def test(params: Params) -> Evaluation:
@@ -152,16 +153,14 @@ def _train_and_test(experiment: Experiment, folder: Path, progress: bool, comman
     last = best if state.best_iteration == state.iteration else test(state.params)
     rundir.save_model(folder, state.best)
     rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
-    result = describe(experiment, state, best, last, command)
-    write_json(folder / rundir.ENVIRONMENT, provenance(experiment.config.torch_device, command))
+    result = describe(experiment, state, best, last) | origin | {"finished": now()}
+    write_json(folder / rundir.ENVIRONMENT, origin)
     write_json(folder / rundir.RESULT, result)
     return result
 
 
-def describe(
-    experiment: Experiment, state: TrainState, best: Evaluation, last: Evaluation, command: str | None = None
-) -> dict[str, Any]:
-    """The content of result.json; `command` as in `run_experiment`."""
+def describe(experiment: Experiment, state: TrainState, best: Evaluation, last: Evaluation) -> dict[str, Any]:
+    """What result.json says of the run itself."""
     config = experiment.config
     # Where the data lay is this machine's business; what they were, `data` says.
     portable = config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name}
@@ -179,7 +178,6 @@ def describe(
         "config": portable,
         "data": experiment.identities,
         "data_notes": notes,
-        **provenance(config.torch_device, command),
     }
 
 

@@ -53,7 +53,7 @@ def assert_same_outcome(one: Path, other: Path) -> None:
     assert equal(load_file(one / rundir.CHECKPOINT), load_file(other / rundir.CHECKPOINT))
     results = [json.loads((folder / rundir.RESULT).read_text()) for folder in (one, other)]
     for result in results:
-        for name in ("seconds", "seconds_per_iteration", "finished", "command", "commit", "source_sha256"):
+        for name in ("seconds", "seconds_per_iteration", "started", "finished", "command", "commit", "source_sha256"):
             del result[name]
     assert results[0] == results[1]
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
@@ -88,9 +88,9 @@ def test_the_result_says_what_where_and_how(finished: Path) -> None:
     assert all(len(result["data"][split]) == 64 for split in ("train", "val", "test"))
     assert len(result["source_sha256"]) == 64
     assert result["packages"]["torch"] == torch.__version__
-    assert {"commit", "device", "threads", "system", "python", "command", "finished"} <= result.keys()
+    assert {"commit", "device", "threads", "system", "python", "command", "started", "finished"} <= result.keys()
     environment = json.loads((finished / rundir.ENVIRONMENT).read_text())
-    assert {name: result[name] for name in environment} == environment | {"finished": result["finished"]}
+    assert {name: result[name] for name in environment} == environment
 
 
 def test_the_model_holds_the_best_parameters_and_the_scores_are_theirs(finished: Path) -> None:

@@ -31,7 +31,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    assert main(small("--run-dir", str(folder), dataset=images)) == 0
+    assert main(small("--run-dir", str(folder), dataset=images, filters=8)) == 0
     return folder
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import Config
+from ..models import Conv4
 from ..network import Network
 from .learner import Learner, Loss
 from .maml import maml
@@ -25,7 +26,5 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
     Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use.
     """
     if model is None:
-        from ..models import Conv4
-
         model = Conv4((1, 28, 28), config.n_way, config.filters)
     return maml(config, Network(model), loss or F.cross_entropy)

@@ -297,8 +297,10 @@ def test_the_example_in_the_book_runs():
 
 def test_torchmetas_own_tests_pass():
     code = """if True:
-        import sys, types, pytest
-        flaky = sys.modules["flaky"] = types.ModuleType("flaky")  # it repeats a failed test; none should fail
+        import random, sys, types, numpy, pytest, torch
+        for seed in (random.seed, numpy.random.seed, torch.manual_seed):
+            seed(0)  # its tests draw freely, and a few fail now and then: what the package flaky is there for
+        flaky = sys.modules["flaky"] = types.ModuleType("flaky")
         flaky.flaky = lambda function: function
         from sharp_maml_core.data import torchmeta
         options = ["--pyargs", "torchmeta.tests", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "-W", "error"]

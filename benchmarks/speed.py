@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import re
-import resource
 import statistics
 import sys
 import time
@@ -196,7 +195,6 @@ def time_systems(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
             for v in ("maml", "both")
         }
     if device == "cpu":
-        systems["maml, vmap"] = (kept, ours, (shape, "maml", device), {"task_map": "vmap"})
         systems |= {f"Torchmeta {v}": (plain, peer, (shape, v), {}) for v in ("maml", "both")}
         systems |= {f"Torchmeta {v}, kept memory": (kept, peer, (shape, v), {}) for v in ("maml", "both")}
         systems |= {f"{v}, default allocator": (plain, ours, (shape, v, device), {}) for v in ("maml", "both")}
@@ -227,7 +225,9 @@ def peak_memory(shape: Shape, steps: int, device: str) -> dict[str, float]:
 
 def _peak(shape: Shape, device: str) -> dict[str, float]:
     def resident() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Not getrusage's ru_maxrss, which a child process inherits from its parent.
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
 
     tiny = Shape((1, 16, 16), 2, n_tasks=1, inner_steps=1, inner_lr=0.1, n_query=1)
     ours(tiny, "maml", device)()  # loads the libraries
@@ -348,11 +348,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one tiny shape: whether it works, not how fast")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and the table")
     options = parser.parse_args()
-    results = measure(QUICK if options.quick else SHAPES, options.rounds, options.device)
     device = torch.device(options.device)
+    origin = provenance(device)  # now: the files may change while this runs
+    results = measure(QUICK if options.quick else SHAPES, options.rounds, options.device)
     slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / f"speed-{slug}.json", {"results": results, "rounds": options.rounds, **provenance(device)})
+    write_json(options.out / f"speed-{slug}.json", {"results": results, "rounds": options.rounds, **origin})
     text = report(results)
     write_text(options.out / f"speed-{slug}.md", f"# {device_name(device)}\n\n{text}")
     print(text)

@@ -10,7 +10,8 @@ is a recursion on one vector,
 
     v = grad L(phi_S; D');   for s = S-1, ..., 0:   v = v - inner_lr * H(phi_s + eps_s) v,
 
-so only the points where inner gradients were taken are kept: memory does not grow with the number of steps.
+so beside a few graphs only the points where inner gradients were taken are kept: memory does not grow with the number
+of steps.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .derivatives import gradient, value_and_gradients, vjp
+from .derivatives import Pullback, gradient, value_and_gradients, vjp
 from .params import Params, add_scaled
 from .sharpness import adaptive_perturbation, most_sensitive, on_random_weights, perturbation
 
@@ -93,35 +94,34 @@ def task_gradient(
     context: Params,
     looks: list[Look] | None = None,
     masks: Masks = None,
+    kept_graphs: int = 1,
 ) -> Outcome:
     """The exact derivative of the query loss after adaptation (Eq. 10), by `fast` and by `context`.
 
-    looks  perturbations to use again instead of computing them (Eq. 14); a list of `rule.steps`, or None
+    looks        perturbations to use again instead of computing them (Eq. 14); a list of `rule.steps`, or None
+    kept_graphs  how many inner steps, the last ones, keep their graph for the way back; others are evaluated anew
     """
-    points: list[tuple[Params, Direction]] = []
+    points: list[tuple[Params, Direction, Pullback | None]] = []
     looked: list[Look] = []
-    last_pullback = None
     phi = fast
     for step in range(rule.steps):
         given = looks[step] if looks else None
         direction, look = _inner_gradient(rule, problem, phi, context, given, masks[step] if masks else None)
-        points.append((phi, direction))
         if look is not None:
             looked.append(look)
-        if step == rule.steps - 1 and not rule.first_order:
-            # The last step comes first on the way back: keeping its graph, and only its, saves one evaluation.
-            descent, last_pullback = vjp(direction, phi, context)
-        else:
+        pullback = None
+        if rule.first_order or step < rule.steps - kept_graphs:
             descent = direction(phi, context)
+        else:
+            descent, pullback = vjp(direction, phi, context)
+        points.append((phi, direction, pullback))
         phi = add_scaled(phi, descent, -rule.inner_lr)
 
     (v, w), (loss, outputs) = value_and_gradients(problem.query_loss, phi, context)
-    if not rule.first_order:
-        while points:
-            point, direction = points.pop()
-            pullback, last_pullback = last_pullback or vjp(direction, point, context)[1], None
-            by_fast, by_context = pullback(v)
-            v, w = add_scaled(v, by_fast, -rule.inner_lr), add_scaled(w, by_context, -rule.inner_lr)
+    while points and not rule.first_order:
+        point, direction, pullback = points.pop()
+        by_fast, by_context = (pullback or vjp(direction, point, context)[1])(v)
+        v, w = add_scaled(v, by_fast, -rule.inner_lr), add_scaled(w, by_context, -rule.inner_lr)
     return Outcome(v, w, loss, outputs, looked)
 
 

@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Ask glibc to keep large freed blocks for the next tensor instead of returning them to the system.
 
     By default every tensor of over 32 MiB is mapped afresh, and its pages are faulted in and zeroed one by one: on CPU
-    that costs as much as the arithmetic (query pass of Conv4, 75 images of 84x84: 0.52 s, with this 0.30 s).
+    that takes time: `make bench` has it at 5 to 17% of ours and about half of Torchmeta's, with its more large tensors.
     The setting is the whole process's, so only whole experiments ask for it, never a learner. Returns whether it took.
     """
     if sys.platform != "linux":

@@ -124,11 +124,7 @@ def _column(per_channel: Tensor) -> Tensor:
 
 def _sum(x: Tensor) -> Tensor:
     """Sum of x [N, C, H, W] over all but the channels."""
-    if x.is_cuda:
-        return x.sum((0, 2, 3))
-    # On CPU a matrix-vector product reads a channels-last tensor three times faster than sum() does.
-    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-    return rows.new_ones(len(rows)) @ rows
+    return x.sum((0, 2, 3))
 
 
 def _combine(*terms: Any) -> Tensor:

@@ -111,6 +111,7 @@ class Config:
     seed: int = setting(0, "seed of the parameters and of the training tasks", SEED)
     eval_seed: int = setting(0, "seed of the validation and test tasks: equal for what is compared", SEED)
     checkpoint_every: int = setting(50, "meta-iterations between checkpoints", at_least(1))
+    snapshots: bool = setting(False, "keep the parameters of every checkpoint, to draw the way they went", EITHER)
     tensorboard: bool = setting(False, "write TensorBoard event files to the run folder", EITHER)
 
     # The machine

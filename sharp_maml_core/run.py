@@ -24,7 +24,7 @@ from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
 from .results import now, provenance
-from .train import Row, TrainState, meta_train
+from .train import Row, TrainState, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
 
@@ -189,9 +189,14 @@ def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
     config = experiment.config
     state = rundir.load_state(folder, experiment.identities, config.torch_device)
     board = _Board(folder, config, state)
+    if config.snapshots and state is None:
+        state = fresh_state(experiment.learner, config)
+        rundir.save_snapshot(folder, state)
 
     def keep(state: TrainState) -> None:
         rundir.save_state(folder, state, experiment.identities)
+        if config.snapshots:
+            rundir.save_snapshot(folder, state)
         board.write(state.rows)
 
     try:

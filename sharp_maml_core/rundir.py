@@ -4,6 +4,7 @@
     metrics.csv              one line an iteration
     checkpoint.safetensors   the last state: parameters, Adam's moments, the best parameters, the task generator
     model.safetensors        the parameters that scored best on validation
+    snapshots/               where asked for, the parameters at each checkpoint, named by their iteration
     test_scores.csv          one line a test task: score of the best and of the last parameters
     environment.json         packages, machine, code
     result.json              the figures, and where they come from; a run that has it is finished
@@ -42,6 +43,7 @@ from .train import Row, TrainState
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
 MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "environment.json", "result.json"
 WRITTEN = (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG)  # the order in which they are thrown away
+SNAPSHOTS = "snapshots"
 LOCK = ".lock"
 COLUMNS = (
     "iteration",
@@ -53,7 +55,16 @@ COLUMNS = (
     "val_interval",
 )
 # These say where a run computes, not what: it may go on with others.
-FREE_TO_CHANGE = ("data_root", "download", "device", "checkpoint_every", "tensorboard", "task_map", "task_chunk")
+FREE_TO_CHANGE = (
+    "data_root",
+    "download",
+    "device",
+    "checkpoint_every",
+    "snapshots",
+    "tensorboard",
+    "task_map",
+    "task_chunk",
+)
 
 
 @contextmanager
@@ -75,7 +86,8 @@ def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[
         if overwrite:
             for name in WRITTEN:
                 (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            for name in ("tensorboard", SNAPSHOTS):
+                shutil.rmtree(folder / name, ignore_errors=True)
         _check_same(folder, config)
         for name in WRITTEN:  # what a killed process was writing
             for half in folder.glob(f".{name}-*"):
@@ -102,20 +114,46 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def save_model(folder: Path, params: Params) -> None:
-    with atomic(folder / MODEL) as file:
-        metadata = {"names": json.dumps(list(params))}
-        save_file({name: value.contiguous().cpu() for name, value in params.items()}, file, metadata)
+    save_params(folder / MODEL, params)
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Params:
     """The parameters that scored best on validation."""
     try:
-        with safe_open(folder / MODEL, framework="pt", device=str(device)) as file:
-            return {name: file.get_tensor(name) for name in json.loads(file.metadata()["names"])}
+        return load_params(folder / MODEL, device)
     except FileNotFoundError:
         raise invalid("run_dir", str(folder), f"a finished run, with a {MODEL}") from None
+    except ValueError as error:
+        raise UserError(f"{error}: delete the {RESULT} and run it again.") from None
+
+
+def save_snapshot(folder: Path, state: TrainState) -> None:
+    """Keep the parameters after `state.iteration` updates, under that number."""
+    (folder / SNAPSHOTS).mkdir(exist_ok=True)
+    save_params(folder / SNAPSHOTS / f"{state.iteration:07d}.safetensors", state.params)
+
+
+def load_snapshots(folder: Path, device: torch.device | str = "cpu") -> dict[int, Params]:
+    """The parameters by iteration, in order. Raises UserError for a run that was not asked to keep them."""
+    paths = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
+    if not paths:
+        raise invalid("run_dir", str(folder), "a run that kept its way", "Train it with snapshots=True.")
+    return {int(path.stem): load_params(path, device) for path in paths}
+
+
+def save_params(path: Path, params: Params) -> None:
+    with atomic(path) as file:
+        metadata = {"names": json.dumps(list(params))}
+        save_file({name: value.contiguous().cpu() for name, value in params.items()}, file, metadata)
+
+
+def load_params(path: Path, device: torch.device | str = "cpu") -> Params:
+    """The parameters of one file, in their order. Raises ValueError, naming the file, for a damaged one."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            return {name: file.get_tensor(name) for name in json.loads(file.metadata()["names"])}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / MODEL} is damaged ({error}): delete the {RESULT} and run it again.") from None
+        raise ValueError(f"{path} is damaged ({error})") from None
 
 
 def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None:

@@ -142,6 +142,24 @@ def test_parameters_that_are_both_best_and_last_are_tested_once(
     assert result["best"] == result["last"]
 
 
+def test_snapshots_are_the_way_that_the_parameters_went(tmp_path: Path) -> None:
+    experiment(tmp_path / "whole", CONFIG.replace(snapshots=True))
+    kept = rundir.load_snapshots(tmp_path / "whole")
+    assert list(kept) == [0, 2, 4, 6, 7]
+    for iteration in (2, 7):
+        experiment(tmp_path / str(iteration), CONFIG.replace(iterations=iteration))
+        state = rundir.load_state(tmp_path / str(iteration), {}, torch.device("cpu"))
+        assert state is not None
+        assert list(kept[iteration]) == list(state.params)
+        assert all(torch.equal(kept[iteration][name], value) for name, value in state.params.items())
+
+
+def test_a_run_without_snapshots_says_how_to_get_them(tmp_path: Path) -> None:
+    experiment(tmp_path)
+    with pytest.raises(UserError, match="snapshots=True"):
+        rundir.load_snapshots(tmp_path)
+
+
 def test_tensorboard_files_are_written_when_asked(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -220,6 +220,7 @@ def test_a_run_of_other_settings_is_refused_with_the_differences(tmp_path: Path)
         {"download": True},
         {"device": "auto"},
         {"checkpoint_every": 99},
+        {"snapshots": True},
         {"tensorboard": True},
         {"task_map": "vmap"},
         {"task_chunk": 2},
@@ -234,7 +235,16 @@ def test_where_a_run_computes_may_change(tmp_path: Path, changes: dict[str, obje
 
 
 def test_every_other_setting_may_not() -> None:
-    tested = {"data_root", "download", "device", "checkpoint_every", "tensorboard", "task_map", "task_chunk"}
+    tested = {
+        "data_root",
+        "download",
+        "device",
+        "checkpoint_every",
+        "snapshots",
+        "tensorboard",
+        "task_map",
+        "task_chunk",
+    }
     assert set(rundir.FREE_TO_CHANGE) == tested
 
 
@@ -249,6 +259,7 @@ def test_overwriting_throws_the_run_away_and_nothing_else(tmp_path: Path) -> Non
     saved_run(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "tensorboard").mkdir()
+    (tmp_path / rundir.SNAPSHOTS).mkdir()
     other = CONFIG.replace(seed=5)
     with rundir.open_run(tmp_path, other, overwrite=True):
         assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", rundir.CONFIG, rundir.LOCK}

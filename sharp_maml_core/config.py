@@ -7,39 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import torch
 
+from .checks import ABOVE_ZERO, Allowed, at_least, between, check, one_of
 from .errors import invalid
 
 VARIANTS = ("maml", "fomaml", "low", "up", "both", "anil", "low-anil", "e-low", "e-low-anil")
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """A range of values: what it is called, and whether a value is in it."""
-
-    text: str
-    contains: Callable[[Any], bool]
-
-
-def at_least(minimum: float) -> Allowed:
-    return Allowed(f"at least {minimum}", lambda value: value >= minimum)
-
-
-def between(low: float, high: float) -> Allowed:
-    return Allowed(f"above {low} and at most {high}", lambda value: low < value <= high)
-
-
-def one_of(*values: str) -> Allowed:
-    return Allowed("one of " + ", ".join(values), lambda value: value in values)
-
-
-ABOVE_ZERO = Allowed("above 0", lambda value: value > 0)
 SEED = Allowed("at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
 NOT_EMPTY = Allowed("a name or a path", lambda value: bool(value))
 ANYTHING = Allowed("any text", lambda value: True)
@@ -131,11 +109,7 @@ class Config:
         for f in dataclasses.fields(self):
             value = _typed(f.name, getattr(self, f.name))
             object.__setattr__(self, f.name, value)
-            allowed: Allowed = f.metadata["allowed"]
-            if isinstance(value, float) and not math.isfinite(value):
-                raise invalid(f.name, value, f"finite and {allowed.text}")
-            if not allowed.contains(value):
-                raise invalid(f.name, value, allowed.text)
+            check(f.name, value, f.metadata["allowed"])
         if self.query_precision == "bfloat16" and self.dtype == "float64":
             raise invalid("query_precision", "bfloat16", "full with dtype float64, which autocast leaves alone")
         self.torch_device  # noqa: B018  a device that is not there is an error now, not after the data are loaded

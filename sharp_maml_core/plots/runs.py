@@ -1,4 +1,4 @@
-"""Figures of runs and of tasks. Figures never train."""
+"""Figures of runs and of tasks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .data.split import RegressionSplit, Split
-from .episode import Episode
-from .learners import Learner
-from .params import Params
-from .train import Row
+from ..data.split import RegressionSplit, Split
+from ..episode import Episode
+from ..learners import Learner
+from ..params import Params
+from ..train import Row
 
 TRAIN, VAL = sns.color_palette("colorblind")[:2]
 RIGHT, WRONG = sns.color_palette("colorblind")[2], sns.color_palette("colorblind")[3]

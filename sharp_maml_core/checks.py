@@ -1,0 +1,50 @@
+"""What is allowed: ranges of values by name, and the check that raises for a value outside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .errors import invalid
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A range of values: what it is called, and whether a value is in it."""
+
+    text: str
+    contains: Callable[[Any], bool]
+
+
+def at_least(minimum: float) -> Allowed:
+    return Allowed(f"at least {minimum}", lambda value: value >= minimum)
+
+
+def between(low: float, high: float) -> Allowed:
+    return Allowed(f"above {low} and at most {high}", lambda value: low < value <= high)
+
+
+def one_of(*values: str) -> Allowed:
+    return Allowed("one of " + ", ".join(values), lambda value: value in values)
+
+
+ABOVE_ZERO = Allowed("above 0", lambda value: value > 0)
+PROBABILITY = Allowed("above 0 and below 1", lambda value: 0 < value < 1)
+
+
+def check(parameter: str, value: Any, allowed: Allowed, fix: str = "") -> None:
+    """Raise UserError, naming the parameter, unless the value is allowed; a number also has to be finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise invalid(parameter, value, f"finite and {allowed.text}", fix)
+    if not allowed.contains(value):
+        raise invalid(parameter, value, allowed.text, fix)
+
+
+def check_finite(parameter: str, value: Tensor) -> None:
+    """Raise UserError, naming the parameter, for a tensor with a NaN or an infinity in it."""
+    if not value.isfinite().all():
+        raise invalid(parameter, tuple(value.shape), "a tensor of finite numbers")

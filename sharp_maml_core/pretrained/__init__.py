@@ -1,7 +1,7 @@
 """Trained meta-parameters that come with the package, so that figures need no training.
 
-Beside each `NAME.safetensors` (float16: a few dozen KB) lies `NAME.json`, the result of the run it is from. Another run is
-added by
+Beside each `NAME.safetensors` (float16: a few dozen KB) lies `NAME.json`, the result of the run it is from. Another
+run is added by
 
     python -m sharp_maml_core.pretrained runs/FOLDER NAME
 """

@@ -1,0 +1,1 @@
+"""The losses around a point in parameter space: slices, spectra, sharpness."""

@@ -5,34 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-
-ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
-BOOK = ROOT / "book"
-
-pytest.importorskip("jupyter_book", reason="the extra `book` is not installed")
-
-
-def _build(source: Path, output: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
-    program = Path(sys.executable).parent / "jupyter-book"
-    command = [program, "build", "-W", "-n", "--keep-going", "--path-output", output, source]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    run = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return run, output / "_build" / "html"
-
-
-@pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run, folder = _build(BOOK, tmp_path_factory.mktemp("book"))
-    assert run.returncode == 0, run.stdout + run.stderr
-    return folder
+from builder import BOOK, build
 
 
 class _Page(HTMLParser):
@@ -119,7 +98,7 @@ def test_a_reference_to_nowhere_fails_the_build(tmp_path: Path):
     shutil.copytree(BOOK, broken, ignore=shutil.ignore_patterns("_build", "notebooks"))
     with (broken / "intro.md").open("a") as page:
         page.write("\n[gone](nowhere.md)\n")
-    run, _ = _build(broken, tmp_path / "out")
+    run, _ = build(broken, tmp_path / "out")
     assert run.returncode != 0
     assert "nowhere.md" in run.stdout + run.stderr
 

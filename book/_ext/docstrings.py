@@ -1,0 +1,38 @@
+"""The API reference shows docstrings as they were written: a sentence, then columns and formulas as set.
+
+They are plain text, not reStructuredText: paragraphs become paragraphs, what has columns or an indent a literal block.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Translate each docstring on its way to autodoc."""
+    app.connect("autodoc-process-docstring", as_written)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def as_written(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Change `lines` in place."""
+    paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
+    translated: list[str] = []
+    for paragraph in paragraphs:
+        if re.search(r"^\s|\S  +\S", paragraph, re.MULTILINE):  # columns or a formula
+            translated += ["::", "", *(f"   {line}" for line in paragraph.split("\n")), ""]
+        else:
+            translated += [_escaped(" ".join(paragraph.split())), ""]
+    lines[:] = translated
+
+
+def _escaped(sentence: str) -> str:
+    """`code` as reStructuredText writes it; every other character that would be markup, as itself."""
+    parts = re.split(r"`([^`]+)`", sentence)
+    return "".join(
+        f"``{part}``" if odd else re.sub(r"([\\*|_])", r"\\\1", part)
+        for part, odd in zip(parts, [False, True] * len(parts), strict=False)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,17 @@ def parameters(namespace: Mapping[str, Any], before: Set[str], extra: Set[str]) 
 
     Raises UserError for an unknown name or a value that is not allowed.
     """
-    given = {
-        name: value
-        for name, value in namespace.items()
-        if name not in before and not name.startswith("_") and not callable(value)  # what was imported since
-    }
+    given = _since(namespace, before)
     check_names(given, [*FIELDS, *sorted(extra)])
     return config_from({name: value for name, value in given.items() if name in FIELDS})
+
+
+def only(namespace: Mapping[str, Any], before: Set[str], allowed: Collection[str]) -> None:
+    """The guard of a notebook that has no Config: what its parameters cell may set, and nothing else.
+
+    Raises UserError for the first name since `before` that is not one of `allowed`.
+    """
+    check_names(_since(namespace, before), allowed)
 
 
 def papermill_command(notebook: str, config: Config) -> str:
@@ -34,3 +38,11 @@ def papermill_command(notebook: str, config: Config) -> str:
     settings = config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name}
     changed = [f"-p {name} {value}" for name, value in settings.items() if value != FIELDS[name].default]
     return " ".join([f"papermill {notebook} out.ipynb", *changed])
+
+
+def _since(namespace: Mapping[str, Any], before: Set[str]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in namespace.items()
+        if name not in before and not name.startswith("_") and not callable(value)  # what was imported since
+    }

@@ -1,0 +1,165 @@
+r"""Losses on a plane: a closed form and a spline, with the two derivatives that Eq. 10 needs.
+
+Value, gradient and Hessian are formulas, and autograd is told so: what would be a graph of some forty operations is
+one, and a trajectory can be computed anew while a slider moves. A third derivative is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from ..checks import at_least, check
+
+Array = npt.NDArray[np.float64]
+Entries = tuple[Any, ...]
+"""The derivatives of one order, floats at one point or arrays at many: (f,), (f_x, f_y) or (f_xx, f_xy, f_yy)."""
+
+
+class PlaneLoss(Protocol):
+    """A loss at (x, y), two floats or two arrays of one shape; `order` is 0, 1 or 2."""
+
+    def derivatives(self, x: Any, y: Any, order: int) -> Entries: ...
+
+
+class TwoBowls(NamedTuple):
+    r"""The harmonic sum of two quadratic bowls, f = a b / (a + b), with
+
+        a = 1/2 (k_x (x - c_x)^2 + k_y (y - c_y)^2)
+
+    around the first centre c with the first curvatures k, and b around the second likewise.
+
+    Near one centre f is that bowl up to terms of fourth order, so both centres are minima of value 0, with exactly
+    diag(k_x, k_y) of that bowl as Hessian. Where the centres have one y in common the only other stationary point in
+    the plane is a saddle between them, whose distances to the two are as k_x^(-1/3) of the one to that of the other.
+    Far away f grows like a quadratic.
+    """
+
+    centres: tuple[tuple[float, float], tuple[float, float]]
+    curvatures: tuple[tuple[float, float], tuple[float, float]]
+
+    def derivatives(self, x: Any, y: Any, order: int) -> Entries:
+        (cx, cy), (dx, dy) = self.centres
+        (kx, ky), (lx, ly) = self.curvatures
+        ax, ay, bx, by = kx * (x - cx), ky * (y - cy), lx * (x - dx), ly * (y - dy)
+        a, b = (ax * (x - cx) + ay * (y - cy)) / 2, (bx * (x - dx) + by * (y - dy)) / 2
+        total = a + b
+        if order == 0:
+            return (a * b / total,)
+        by_a, by_b = (b / total) ** 2, (a / total) ** 2
+        if order == 1:
+            return by_a * ax + by_b * bx, by_a * ay + by_b * by
+        # f's second derivatives by a and b are -2/total^3 * (b^2, -a b, a^2): a square.
+        ux, uy, bend = b * ax - a * bx, b * ay - a * by, -2 / total**3
+        return by_a * kx + by_b * lx + bend * ux * ux, bend * ux * uy, by_a * ky + by_b * ly + bend * uy * uy
+
+
+class Spline(NamedTuple):
+    r"""The tensor product of natural cubic splines: twice continuously differentiable, everywhere.
+
+    At its ends a natural spline has no curvature, so it can go on as a straight line, and beyond its grid it does.
+
+    low, step  the first point of the grid and the distance to the next, one an axis
+    pieces     [cells in x, cells in y, 4, 4], in each cell the coefficients of (1, s, s^2, s^3) x (1, t, t^2, t^3),
+               where s and t are the distances from the cell's lower corner
+    """
+
+    low: tuple[float, float]
+    step: tuple[float, float]
+    pieces: Array
+
+    def derivatives(self, x: Any, y: Any, order: int) -> Entries:
+        i, along_x = _powers(x, self.low[0], self.step[0], self.pieces.shape[0])
+        j, along_y = _powers(y, self.low[1], self.step[1], self.pieces.shape[1])
+        pieces = self.pieces[i, j]  # [..., 4, 4]
+        return tuple(
+            np.einsum("i...,...ij,j...->...", along_x[order - n], pieces, along_y[n])[()] for n in range(order + 1)
+        )
+
+
+def spline(x: Array, y: Array, values: Array) -> Spline:
+    """The spline through values [len(x), len(y)] at the points of a regular grid. Raises UserError below 3x3 points."""
+    check("points", min(values.shape), at_least(3))
+    pieces = CubicSpline(x, values, bc_type="natural").c[::-1]  # [4, cells in x, len(y)]
+    pieces = CubicSpline(y, pieces, axis=2, bc_type="natural").c[::-1]  # [4, cells in y, 4, cells in x]
+    return Spline(
+        (float(x[0]), float(y[0])),
+        (float(x[1] - x[0]), float(y[1] - y[0])),
+        np.ascontiguousarray(pieces.transpose(3, 1, 2, 0)),
+    )
+
+
+def loss_at(loss: PlaneLoss, point: Tensor) -> Tensor:
+    """The loss at a point, float64 [2] on the CPU: a scalar that can be differentiated twice, and mapped by vmap."""
+    return _derivative(point, loss, 0)
+
+
+def _powers(x: Any, low: float, step: float, cells: int) -> tuple[Any, tuple[Array, Array, Array]]:
+    """The cell of x, and there (1, s, s^2, s^3) with its first and its second derivative, each [4, ...]."""
+    cell = np.minimum(np.maximum((x - low) // step, 0), cells - 1)
+    s = x - low - cell * step
+    inside = np.minimum(np.maximum(s, 0.0), step)
+    beyond = s - inside
+    one, zero = inside**0, 0 * inside
+    powers = np.array([one, inside, inside**2, inside**3])
+    slopes = np.array([zero, one, 2 * inside, 3 * inside**2])
+    bends = np.array([zero, zero, 2 * one, 6 * inside]) * (beyond == 0)
+    return np.int64(cell), (powers + beyond * slopes, slopes, bends)
+
+
+def _derivative(point: Tensor, loss: PlaneLoss, order: int) -> Tensor:
+    """The derivatives of one order, as a tensor that can be differentiated: point [2] -> [], [2] or [2, 2]."""
+    # Only the one kind can be mapped; binding its arguments by name alone took a fifth of a walk's time.
+    kind = _Mapped if torch._C._are_functorch_transforms_active() else _Derivative
+    return kind.apply(point, loss, order)
+
+
+def _tensor(point: Tensor, loss: PlaneLoss, order: int) -> Tensor:
+    """The same for points [..., 2], as numbers."""
+    if order > 2:
+        raise NotImplementedError("a loss on a plane is differentiated twice at most")
+    x, y = point.tolist() if point.dim() == 1 else point.numpy().T
+    entries: Any = loss.derivatives(x, y, order)
+    if order == 0:
+        return torch.from_numpy(np.array(entries[0]))
+    if order == 1:
+        return torch.from_numpy(np.array(entries).T)
+    xx, xy, yy = entries
+    return torch.from_numpy(np.array(((xx, xy), (xy, yy))).T)  # symmetric, so the order of its own axes is no matter
+
+
+class _Derivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, point: Tensor, loss: PlaneLoss, order: int) -> Tensor:
+        _Mapped.setup_context(ctx, (point, loss, order), point)
+        return _tensor(point, loss, order)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
+        (point,) = ctx.saved_tensors
+        slope = _derivative(point, ctx.loss, ctx.order + 1)
+        return slope @ v if ctx.order else slope * v, None, None
+
+
+class _Mapped(torch.autograd.Function):
+    """The same in the form that vmap and torch.func.grad ask for."""
+
+    @staticmethod
+    def forward(point: Tensor, loss: PlaneLoss, order: int) -> Tensor:
+        return _tensor(point, loss, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        point, ctx.loss, ctx.order = inputs
+        ctx.save_for_backward(point)
+
+    backward = _Derivative.backward
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], point: Tensor, loss: PlaneLoss, order: int) -> tuple[Tensor, int]:
+        return _Mapped.apply(point.movedim(in_dims[0], 0), loss, order), 0

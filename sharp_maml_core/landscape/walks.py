@@ -1,0 +1,171 @@
+r"""The way of theta through a scene, as the core goes it: Eq. 9 and 11-15 on two coordinates.
+
+An outer step is the paper's own, theta <- theta - outer_lr * h with h of Eq. 10, 14 or 15; there is no Adam in it. What
+goes is `adapt.task_gradient` inside of `meta.sharpen`. `build_learner`, given the same losses as a module, returns the
+same to the last bit in twice the time: it carries the parameters into the module at every look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..adapt import InnerRule, Outcome, Problem, adapt, task_gradient
+from ..checks import at_least, check, check_finite, one_of
+from ..config import Config
+from ..episode import Episode
+from ..errors import Diverged
+from ..learners.maml import KINDS
+from ..meta import GradientPass, MetaGradient, sharpen
+from ..params import Params, add_scaled
+from .directions import Mark
+from .plane import PlaneLoss, loss_at
+from .scenes import Scene
+
+POINT = "point"  # the name of the only parameter
+VARIANTS = ("maml", "fomaml", "low", "up", "both")  # the others need a head or several samples
+NO_DATA = Episode(*[torch.empty(1, 0)] * 4)  # the losses are all there is
+
+
+class Walk(NamedTuple):
+    """T outer steps, and so T + 1 points, with S inner steps from each. float64, on the CPU.
+
+    outer           [T+1, 2]       theta
+    inner           [T+1, S+1, 2]  phi_0 = theta, ..., phi_S = theta'
+    lower           [T+1, S, 2]    eps_s of Eq. 11; 0 where it is off
+    upper           [T+1, 2]       epsilon of Eq. 13; 0 where it is off
+    support_loss    [T+1, S+1]     at phi_0, ..., phi_S
+    query_loss      [T+1, S+1]     at phi_0, ..., phi_S: the last of each row is F(theta) of Eq. 2
+    perturbed_loss  [T+1]          F at theta + epsilon, with the lower perturbations of theta (Eq. 14)
+    """
+
+    outer: Tensor
+    inner: Tensor
+    lower: Tensor
+    upper: Tensor
+    support_loss: Tensor
+    query_loss: Tensor
+    perturbed_loss: Tensor
+
+    @property
+    def meta_loss(self) -> Tensor:
+        """F(theta) [T+1]: the query loss after adaptation."""
+        return self.query_loss[:, -1]
+
+
+class _Look(NamedTuple):
+    point: Tensor
+    outcome: Outcome
+
+
+def walk(scene: Scene, config: Config, start: Mark | None = None) -> Walk:
+    """`config.iterations` outer steps from `start`, by default the scene's own.
+
+    Raises UserError for a variant that means nothing on a plane and for a start that is not finite; Diverged where a
+    step leads beyond all numbers.
+    """
+    theta = {POINT: torch.tensor(scene.start if start is None else start, dtype=torch.float64)}
+    check_finite("start", theta[POINT])
+    rows = []
+    for step in range(config.iterations + 1):
+        grads, looks = _outer_gradient(scene, config, theta, step)
+        here, there = looks[0], looks[-1]
+        lower = [look.epsilon[POINT] for look in here.outcome.looks] or [torch.zeros(2).double()] * config.inner_steps
+        rows.append((here.point, torch.stack(lower), there.point - here.point, there.outcome.query_loss))
+        theta = add_scaled(theta, grads, -config.outer_lr)
+    outer, lower, upper, perturbed_loss = (torch.stack(column) for column in zip(*rows, strict=True))
+    inner = inner_paths(scene, config, outer)
+    return Walk(outer, inner, lower, upper, losses(scene.support, inner), losses(scene.query, inner), perturbed_loss)
+
+
+def inner_paths(scene: Scene, config: Config, points: Tensor) -> Tensor:
+    """The inner loop from each of the points [n, 2]: phi_0, ..., phi_S, float64 [n, S+1, 2]."""
+    rule, problem = dataclasses.replace(_rule(config), steps=1), _problem(scene)
+    step = torch.func.vmap(lambda point: adapt(rule, problem, {POINT: point}, {})[POINT])
+    paths = [points]
+    for _ in range(config.inner_steps):
+        paths.append(step(paths[-1]))
+    return torch.stack(paths, 1)
+
+
+def objective(scene: Scene, config: Config, points: Tensor) -> Tensor:
+    """F(theta) = L(theta'(theta); D') of Eq. 2 at each of the points [..., 2]: what the outer loop descends, [...]."""
+    ends = inner_paths(scene, config, points.reshape(-1, 2))[:, -1]
+    return losses(scene.query, ends).view(points.shape[:-1])
+
+
+def grid(scene: Scene, points: int = 41) -> Tensor:
+    """Points on the scene's window: float64 [points, points, 2], the first coordinate along the first dimension.
+
+    Raises UserError for fewer than two.
+    """
+    check("points", points, at_least(2))
+    along_x, along_y = (torch.linspace(low, high, points, dtype=torch.float64) for low, high in scene.window)
+    return torch.cartesian_prod(along_x, along_y).view(points, points, 2)
+
+
+def losses(loss: PlaneLoss, points: Tensor) -> Tensor:
+    """The loss at each of the points [..., 2]."""
+    (values,) = loss.derivatives(points[..., 0].numpy(), points[..., 1].numpy(), 0)
+    return torch.from_numpy(values)
+
+
+def variant_of(alpha_low: float, alpha_up: float) -> str:
+    """What the two radii make of MAML: maml, low, up or both."""
+    return (("maml", "up"), ("low", "both"))[alpha_low > 0][alpha_up > 0]
+
+
+def _outer_gradient(scene: Scene, config: Config, theta: Params, step: int) -> tuple[Params, list[_Look]]:
+    """The gradient that the outer step descends, and from where the core looked to get it: theta, theta + epsilon."""
+    looks: list[_Look] = []
+    gradient = sharpen(
+        _watched(scene, config, looks),
+        config.alpha_up if KINDS[config.variant].up else 0.0,
+        adaptive=config.adaptive,
+        reuse=config.reuse_lower_perturbation,
+    )
+    try:
+        grads = gradient(theta, NO_DATA, None, None).grads
+    except OverflowError:
+        grads = {POINT: torch.full((2,), torch.nan)}
+    if not grads[POINT].isfinite().all():
+        raise Diverged(f"Outer step {step} is not finite: use a smaller inner_lr or outer_lr.")
+    return grads, looks
+
+
+def _watched(scene: Scene, config: Config, looks: list[_Look]) -> GradientPass:
+    rule, problem = _rule(config), _problem(scene)
+
+    def once(params: Params, episode: Episode, lower: Any, generator: torch.Generator | None) -> MetaGradient:
+        outcome = task_gradient(rule, problem, params, {}, lower)
+        looks.append(_Look(params[POINT], outcome))
+        return MetaGradient(outcome.fast_gradient, {"query_loss": outcome.query_loss}, outcome.looks)
+
+    return once
+
+
+def _rule(config: Config) -> InnerRule:
+    check("variant", config.variant, one_of(*VARIANTS), "The others need a head, or more than one sample.")
+    kind = KINDS[config.variant]
+    return InnerRule(
+        inner_lr=config.inner_lr,
+        steps=config.inner_steps,
+        alpha_low=config.alpha_low if kind.low else 0.0,
+        adaptive=config.adaptive,
+        through=config.perturbation_gradient == "through",
+        first_order=kind.first_order,
+    )
+
+
+def _problem(scene: Scene) -> Problem:
+    def support_loss(fast: Params, context: Params) -> Tensor:
+        return loss_at(scene.support, fast[POINT])
+
+    def query_loss(fast: Params, context: Params) -> tuple[Tensor, Tensor]:
+        loss = loss_at(scene.query, fast[POINT])
+        return loss, loss
+
+    return Problem(support_loss, lambda fast, context: support_loss(fast, context)[None], query_loss)

@@ -1,0 +1,150 @@
+"""Figures of sharpness: spectral densities, measures of the variants beside how well they do, and changes of scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..landscape.rescale import Rescaled
+from ..landscape.summary import MEASURES, Correlation, Mean, Row, over_seeds
+
+COLOURS = dict(zip(("maml", "low", "up", "both"), sns.color_palette("colorblind"), strict=False))
+SURFACE_LABELS = {"maml": "MAML loss", "erm": "ERM loss"}
+LABELS = {
+    "top_eigenvalue": "top eigenvalue",
+    "trace": "trace",
+    "one_step": "sharpness,\none step",
+    "sharpness": "sharpness,\nmaximised",
+    "adaptive_sharpness": "adaptive\nsharpness",
+    "accuracy": "test accuracy",
+    "gap": "generalisation gap",
+}
+# What is drawn of a sweep. The measures that move are full lines; those that are said not to are broken ones, each
+# thinner than the one that it may lie upon.
+MOVING = {"top_eigenvalue": "top eigenvalue", "trace": "trace", "sharpness": "sharpness", "gradient_norm": "gradient"}
+FIXED = {
+    "loss": "loss",
+    "adaptive_sharpness": "adaptive sharpness",
+    "adaptive_top_eigenvalue": "adaptive top eigenvalue",
+}
+FLOOR = 1e-7  # of a density that is drawn: an eigenvalue by itself has the weight 1 / k, of k = 30 to 120 thousand
+
+
+def densities(curves: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]) -> Figure:
+    """The spectral density of each variant on a logarithmic axis, a panel a surface, as `summary.densities` has it."""
+    with sns.axes_style("ticks"):
+        figure, axes = plt.subplots(
+            1, len(curves), figsize=(4.6 * len(curves), 3.2), squeeze=False, layout="constrained"
+        )
+        for ax, (surface, (grid, by_variant)) in zip(axes[0], curves.items(), strict=True):
+            for variant, density in by_variant.items():
+                ax.semilogy(grid, density.clamp(min=FLOOR / 10), color=_colour(variant), label=variant, linewidth=1.2)
+            ax.set(xlabel=f"eigenvalue of the Hessian, {_surface(surface)}", ylim=(FLOOR, None))
+        axes[0, 0].set_ylabel("density")
+        axes[0, -1].legend(frameon=False, fontsize="small")
+        sns.despine(figure)
+    return figure
+
+
+def measures(table: Sequence[Row]) -> Figure:
+    """Each measure of each variant beside accuracy and gap: open dots are seeds, full ones their mean.
+
+    Bars are 95% intervals over seeds; of a variant with one seed there is none, and none is drawn.
+    """
+    panels = [
+        (row, column, f"{surface} {measure}", LABELS[measure])
+        for row, surface in enumerate(SURFACE_LABELS)
+        for column, measure in enumerate(MEASURES)
+    ]
+    panels += [(row, len(MEASURES), name, LABELS[name]) for row, name in enumerate(("accuracy", "gap"))]
+    means = over_seeds(table)
+    with sns.axes_style("ticks"):
+        figure, axes = plt.subplots(2, len(MEASURES) + 1, figsize=(12.5, 4.2), sharey=True, layout="constrained")
+        for row, column, name, label in panels:
+            ax = axes[row, column]
+            for place, (variant, figures) in enumerate(means.items()):
+                seeds = [(one.figures | one.outcomes)[name].mean for one in table if one.variant == variant]
+                ax.plot(seeds, [place] * len(seeds), "o", markersize=4, fillstyle="none", color=_colour(variant))
+                _mean(ax, figures[name], place, _colour(variant))
+            ax.set_xlabel(label, fontsize="small")
+            ax.tick_params(labelsize="small")
+            ax.locator_params(axis="x", nbins=4)
+        for ax, surface in zip(axes[:, 0], SURFACE_LABELS.values(), strict=True):
+            ax.set_ylabel(surface)
+        axes[0, 0].set(yticks=range(len(means)), yticklabels=list(means), ylim=(len(means) - 0.5, -0.5))
+        sns.despine(figure)
+    return figure
+
+
+def correlations(found: Sequence[Correlation]) -> Figure:
+    """Rank correlations of every measure with accuracy and with the gap; bars are 95% intervals, grey with 0 in it."""
+    outcomes = list(dict.fromkeys(one.outcome for one in found))
+    names = list(dict.fromkeys((one.surface, one.measure) for one in found))
+    with sns.axes_style("ticks"):
+        size = (4.2 * len(outcomes) + 1.5, 0.28 * len(names) + 1.1)
+        figure, axes = plt.subplots(1, len(outcomes), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for ax, outcome in zip(axes[0], outcomes, strict=True):
+            for one in (one for one in found if one.outcome == outcome):
+                place = names.index((one.surface, one.measure))
+                colour = COLOURS["maml"] if one.clear else "0.55"
+                ax.plot([one.low, one.high], [place, place], color=colour, linewidth=1.5)
+                ax.plot(one.rho, place, "o", color=colour, markersize=5)
+            ax.axvline(0, color="0.8", linewidth=1, zorder=0)
+            ax.set(xlim=(-1.03, 1.03), xlabel=f"rank correlation with {LABELS[outcome]}, {found[0].n} models")
+        labels = [f"{LABELS[measure].replace(chr(10), ' ')}, {_surface(surface)}" for surface, measure in names]
+        axes[0, 0].set(yticks=range(len(names)), yticklabels=labels, ylim=(len(names) - 0.5, -0.5))
+        sns.despine(figure)
+    return figure
+
+
+def rescaling(sweeps: Mapping[str, Sequence[Rescaled]]) -> Figure:
+    """Each measure against the factor c, as a multiple of what it is at c = 1, which has to be one; a panel a sweep.
+
+    Broken lines are what does not move where the function does not. A multiple that is not above 0 has no place on a
+    logarithmic axis and is not drawn.
+    """
+    with sns.axes_style("ticks"):
+        size = (3.9 * len(sweeps) + 2.0, 3.3)
+        figure, axes = plt.subplots(1, len(sweeps), figsize=size, squeeze=False, sharey=True, layout="constrained")
+        for ax, (title, points) in zip(axes[0], sweeps.items(), strict=True):
+            _sweep(ax, points)
+            ax.set_title(title, fontsize="medium")
+        axes[0, 0].set_ylabel("multiple of the value at c = 1")
+        lines, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(lines, labels, frameon=False, fontsize="small", loc="outside right center")
+        sns.despine(figure)
+    return figure
+
+
+def _sweep(ax: Axes, points: Sequence[Rescaled]) -> None:
+    factors = [point.factor for point in points]
+    base = next(point for point in points if point.factor == 1)
+    full = [(name, label, "-", 1.5) for name, label in MOVING.items()]
+    broken = [(name, label, "--", 4.5 - 1.5 * i) for i, (name, label) in enumerate(FIXED.items())]
+    for (name, label, style, width), colour in zip(full + broken, sns.color_palette("colorblind"), strict=False):
+        multiples = np.array([getattr(point, name) for point in points]) / getattr(base, name)
+        ax.plot(factors, multiples, style, color=colour, linewidth=width, label=label)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.set_xticks(factors, [f"{factor:g}" if factor >= 1 else f"1/{1 / factor:g}" for factor in factors])
+    ax.set_xlabel("factor c")
+
+
+def _mean(ax: Axes, found: Mean, place: int, colour: tuple[float, ...]) -> None:
+    bar = found.interval if math.isfinite(found.interval) else None
+    ax.errorbar(found.mean, place, xerr=bar, fmt="o", markersize=6, color=colour, capsize=3)
+
+
+def _colour(variant: str) -> tuple[float, ...]:
+    return COLOURS.get(variant, (0.4, 0.4, 0.4))
+
+
+def _surface(name: str) -> str:
+    return SURFACE_LABELS.get(name, name)

@@ -1,0 +1,123 @@
+"""The whole way on one data set: a prior from half of the training classes, a posterior and certificates from the rest.
+
+The training classes are dealt at random: half to the prior, a quarter is seen by the posterior, a quarter by nobody. On the
+prior's classes a learner is meta-trained; where it still moved in the second half of that is the plane. The posterior
+is fitted to M tasks of the seen classes. What is certified is the randomised learner that draws meta-parameters from
+the posterior for each task.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...checks import PROBABILITY, at_least, check
+from ...config import Config
+from ...data import ImageSplit, load_split
+from ...errors import invalid
+from ...learners import Learner, build_learner
+from ...models import model_for
+from ...params import Params, norm
+from ...train import TrainState, meta_train
+from .certified import Certificate, Seen, certify_classes, certify_tasks
+from .plane import Plane, Posterior, fit, plane_of
+from .tasks import Draw, blocks, deal, task_errors
+
+PRIOR_SHARE = 0.5
+
+
+class Trained(NamedTuple):
+    """What came out.
+
+    certificates  of the randomised learner, for tasks and for classes
+    posterior     over the plane; learner  its adaptation
+    errors        mean 0-1 error on fresh tasks of the seen classes, of the last checkpoint of the prior's training, of
+                  the plane's centre, of the posterior's mean, and of the posterior, by these names
+    n_params, norm  k and ||theta|| of the posterior's mean, which Theorem 2 asks for
+    classes       how many there were for the prior, seen and unseen
+    """
+
+    certificates: list[Certificate]
+    posterior: Posterior
+    learner: Learner
+    errors: dict[str, float]
+    n_params: int
+    norm: float
+    classes: dict[str, int]
+
+
+def certify_trained(
+    config: Config,
+    *,
+    n_tasks: int,
+    n_fresh: int,
+    dimension: int = 2,
+    passes: int = 2,
+    epochs: int = 1,
+    delta: float = 0.05,
+    progress: bool = False,
+) -> Trained:
+    """Train, fit and certify a learner; everything follows from `config.seed`.
+
+    config     the learner and its training: `config.iterations` on the prior's classes; `checkpoint_every` says how
+               densely the way is kept
+    n_tasks    M, tasks of the seen classes; n_fresh  tasks to estimate and to compare with
+    dimension  of the plane; passes  draws of meta-parameters for each of the M tasks; epochs  of the fit
+
+    Raises UserError for settings out of range, or data with too few classes.
+    """
+    for name, value in {"n_fresh": n_fresh, "n_tasks": n_tasks}.items():
+        check(name, value, at_least(2))
+    for name, value in {"dimension": dimension, "passes": passes, "epochs": epochs}.items():
+        check(name, value, at_least(1))
+    check("delta", delta, PROBABILITY)
+    split = load_split(config.dataset, "train", root=config.data_root or None)
+    if not isinstance(split, ImageSplit):
+        raise invalid("dataset", config.dataset, "of images: their errors are between 0 and 1")
+    for_prior = round(PRIOR_SHARE * len(split.images))
+    n_seen, n_unseen = blocks(len(split.images) - for_prior, config.n_way)
+    generator = torch.Generator().manual_seed(config.seed)
+    prior, seen, unseen = deal(split, (for_prior, n_seen * config.n_way, n_unseen * config.n_way), generator)
+
+    learner = build_learner(config, model_for(config, split))
+    last, plane = _train(learner, config, prior, dimension, progress)
+    posterior = fit(
+        learner, plane, seen, config, n_tasks, config.seed, generator=generator, epochs=epochs, progress=progress
+    )
+
+    def errors(draw: Draw, part: ImageSplit, n_tasks: int, seed: int) -> Tensor:
+        return task_errors(learner, draw, part, config, n_tasks, seed, generator=generator, progress=progress)
+
+    mine = torch.cat([errors(posterior.draw, seen, n_tasks, config.seed) for _ in range(passes)])
+    fresh, new = (errors(posterior.draw, part, n_fresh, config.seed + 1) for part in (seen, unseen))
+    others = {"last": lambda _: last, "centre": lambda _: plane.centre, "mean": posterior.at_mean}
+    name = f"{config.variant}, posterior on {dimension} axes"
+    return Trained(
+        [
+            certify_tasks(name, Seen(mine, n_tasks, posterior.divergence), fresh, delta, random=True),
+            certify_classes(name, Seen(fresh, n_seen, posterior.divergence), n_unseen, new, delta),
+        ],
+        posterior,
+        learner,
+        {key: float(errors(draw, seen, n_fresh, config.seed + 1).mean()) for key, draw in others.items()}
+        | {"posterior": float(fresh.mean())},
+        sum(value.numel() for value in last.values()),
+        float(norm(posterior.at_mean(generator))),
+        {"prior": for_prior, "seen": len(seen.images), "unseen": len(unseen.images)},
+    )
+
+
+def _train(learner: Learner, config: Config, split: ImageSplit, dimension: int, progress: bool) -> tuple[Params, Plane]:
+    """The last parameters, and the plane of the checkpoints of the second half."""
+    late: list[Params] = []
+
+    def keep(state: TrainState) -> None:
+        if 2 * state.iteration > config.iterations:
+            late.append({name: value.clone() for name, value in state.params.items()})
+
+    # Validation chooses nothing here: once, at the end, on as few tasks as may be.
+    config = config.replace(eval_every=config.iterations, val_tasks=2)
+    meta_train(learner, config, split, split, checkpoint=keep, progress=progress)
+    return late[-1], plane_of(late, dimension)

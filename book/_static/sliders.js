@@ -195,6 +195,100 @@
     },
   };
 
+  // Filled contours of a grid [i][j], i along x, painted once per grid and laid under the drawing.
+  function contours(plot, grid, levels) {
+    const size = 300, canvas = document.createElement("canvas");
+    canvas.width = canvas.height = size;
+    const context = canvas.getContext("2d"), image = context.createImageData(size, size);
+    const flat = grid.flat(), low = Math.min(...flat), high = Math.max(...flat);
+    const [across, up] = [grid.length - 1, grid[0].length - 1];
+    for (let row = 0; row < size; row += 1) {
+      for (let column = 0; column < size; column += 1) {
+        const u = (column / (size - 1)) * across, v = (1 - row / (size - 1)) * up;
+        const i = Math.min(Math.floor(u), across - 1), j = Math.min(Math.floor(v), up - 1), a = u - i, b = v - j;
+        const value = (1 - a) * ((1 - b) * grid[i][j] + b * grid[i][j + 1]) +
+          a * ((1 - b) * grid[i + 1][j] + b * grid[i + 1][j + 1]);
+        // Levels are closer together where the loss is low: that is where the minima are.
+        const level = Math.floor(levels * Math.sqrt((value - low) / (high - low || 1))) / levels;
+        const shade = [247 - 190 * (1 - level), 251 - 140 * (1 - level), 255 - 75 * (1 - level)];
+        image.data.set([...shade, 255], 4 * (row * size + column));
+      }
+    }
+    context.putImageData(image, 0, 0);
+    return canvas.toDataURL();
+  }
+
+  function arrow(plot, from, by, colour) {
+    if (Math.hypot(...by) === 0) return;
+    const to = [from[0] + by[0], from[1] + by[1]];
+    plot.line([from[0], to[0]], [from[1], to[1]], colour, { "stroke-width": 3, "marker-end": `url(#${plot.clip}-head-${colour.slice(1)})` });
+  }
+
+  KINDS.alpha = (root, data) => {
+    const plot = new Plot(root, {
+      x: data.window[0], y: data.window[1], labels: data.axes,
+      title: `${data.title}: the loss after adaptation, and the way of the meta-parameters across it`,
+    });
+    for (const colour of [COLOURS[1], COLOURS[3]]) {
+      const head = element(plot.svg.querySelector("defs"), "marker", {
+        id: `${plot.clip}-head-${colour.slice(1)}`, viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 4, markerHeight: 4,
+        orient: "auto-start-reverse",
+      });
+      element(head, "path", { d: "M0,0 L8,4 L0,8 z", fill: colour });
+    }
+    const { left, right, top, bottom } = plot.box;
+    const ground = element(plot.svg, "image", {
+      x: left, y: top, width: right - left, height: bottom - top, preserveAspectRatio: "none",
+    });
+    plot.svg.insertBefore(ground, plot.layer);
+    legend(root, [
+      ["#1a1a1a", "θ, step by step"], [COLOURS[3], "ε: the upper perturbation, and its ball"],
+      [COLOURS[1], "ε_m: the lower perturbations"], [COLOURS[4], "the inner loop, to θ′", "dashed"],
+    ]);
+    const upper = slider(root, {
+      name: "alpha_up", label: "alpha_up", values: data.alphas_up, start: 0, shown: short, moved: () => draw(),
+    });
+    const lower = slider(root, {
+      name: "alpha_low", label: "alpha_low", values: data.alphas_low, start: 0, shown: short, moved: () => draw(),
+    });
+    const last = data.walks[0][0].outer.length - 1;
+    const time = slider(root, {
+      name: "step", label: "outer step", values: Array.from({ length: last + 1 }, (_, t) => t), start: last,
+      shown: String, moved: () => draw(),
+    });
+    const said = element(root, "p", { class: "slider-said", "aria-live": "polite" });
+    const grounds = data.objective.map(() => null);
+    function draw() {
+      const [l, u, t] = [lower(), upper(), time()], walk = data.walks[l][u], here = walk.outer[t];
+      grounds[l] ??= contours(plot, data.objective[l], 14);
+      ground.setAttribute("href", grounds[l]);
+      plot.clear();
+      for (const [name, [x, y]] of Object.entries(data.marks)) {
+        element(plot.layer, "text", { x: plot.at("x", x), y: plot.at("y", y) - 8, "text-anchor": "middle", class: "mark" }, name);
+        plot.dot(x, y, "#1a1a1a", { r: 3 });
+      }
+      const upTo = walk.outer.slice(0, t + 1);
+      plot.line(upTo.map((point) => point[0]), upTo.map((point) => point[1]), "#1a1a1a");
+      for (const [x, y] of upTo) plot.dot(x, y, "#1a1a1a", { r: 3 });
+      const inner = [here, ...walk.inner[t]];
+      plot.line(inner.map((point) => point[0]), inner.map((point) => point[1]), COLOURS[4], { "stroke-dasharray": "5 4" });
+      inner.slice(0, -1).forEach((point, s) => arrow(plot, point, walk.lower[t][s], COLOURS[1]));
+      if (data.alphas_up[u] > 0) {
+        const width = Math.abs(plot.at("x", data.alphas_up[u]) - plot.at("x", 0));
+        const height = Math.abs(plot.at("y", data.alphas_up[u]) - plot.at("y", 0));
+        element(plot.layer, "ellipse", {
+          cx: plot.at("x", here[0]), cy: plot.at("y", here[1]), rx: width, ry: height,
+          fill: "none", stroke: COLOURS[3], "stroke-dasharray": "4 4", "stroke-width": 1.5,
+        });
+        arrow(plot, here, walk.upper[t], COLOURS[3]);
+      }
+      plot.dot(here[0], here[1], "#1a1a1a", { r: 5 });
+      said.textContent = `After ${t} outer steps: loss of the query set ${short(walk.query_loss[t])} before adapting, ` +
+        `${short(walk.meta_loss[t])} after, ${short(walk.perturbed_loss[t])} after it at θ + ε.`;
+    }
+    draw();
+  };
+
   function start() {
     for (const root of document.querySelectorAll("div.sliders")) {
       KINDS[root.dataset.kind](root, JSON.parse(root.querySelector("script[type='application/json']").textContent));

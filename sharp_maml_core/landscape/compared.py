@@ -18,6 +18,7 @@ from ..data.split import ImageSplit
 from ..derivatives import gradient
 from ..errors import invalid
 from ..learners import Learner
+from ..memory import keep_freed_memory
 from ..params import Params
 from ..pretrained import Pretrained
 from .directions import Frame, along
@@ -35,7 +36,7 @@ FUNCTIONS = {
 
 ERM = "erm"
 META_TASKS = 8
-LANCZOS_STEPS = 20
+LANCZOS_STEPS = 12
 COMMON = ("dataset", "n_way", "k_shot", "n_query", "inner_lr", "inner_steps", "adapt_norm", "filters")
 
 
@@ -84,6 +85,7 @@ def compare(
     split = load_split(dataset, "test", root=data_root, device=device)
     if not isinstance(split, ImageSplit):
         raise invalid("dataset", dataset, "one of images: these figures are of classification")
+    keep_freed_memory()
     task = draw_task(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, seed=task_seed)
     learner = plain_maml(config, next(iter(found.values())).model)
     trained = train_erm(learner, task, steps=erm_steps, progress=progress) if erm_steps else None
@@ -97,7 +99,7 @@ def compare(
 def steep_frame(surface: Surface, params: Params, seed: int = 0) -> Frame:
     """The plane of the gradient and of the top Hessian eigenvector: where the loss changes most, near by and further.
 
-    The eigenvector is Lanczos' of 20 products. seed  of its start.
+    The eigenvector is Lanczos' of 12 products. seed  of its start.
     """
     generator = torch.Generator().manual_seed(seed)
     (vector,) = top_eigenpairs(surface, params, 1, steps=LANCZOS_STEPS, generator=generator).vectors

@@ -19,13 +19,14 @@ import torch
 
 from .. import pretrained
 from ..checks import at_least, check
+from ..errors import invalid
 from ..files import write_text
 from ..results import provenance
 from .compared import ERM, compare
 from .directions import random_frame
 from .prominence import prominences
 from .slices import take_slice
-from .stored import digest
+from .stored import ERM_STEPS, digest
 from .summary import Mean, mean_of
 
 PAIRS = (("maml", "maml"), ("erm", ERM), ("maml", ERM), ("erm", "maml"))
@@ -52,7 +53,13 @@ def count_task(
     """
     dataset, points = settings["dataset"], settings["points"]
     compared = compare(
-        dataset, ("maml",), seed=settings["model_seed"], task_seed=task_seed, data_root=data_root, progress=progress
+        dataset,
+        ("maml",),
+        seed=settings["model_seed"],
+        task_seed=task_seed,
+        data_root=data_root,
+        erm_steps=settings["erm_steps"],
+        progress=progress,
     )
     found: dict[str, Any] = {"task_seed": task_seed}
     for function, model in PAIRS:
@@ -67,6 +74,17 @@ def count_task(
             "range": [round(float(cut.losses.min()), 6), round(float(cut.losses.max()), 6)],
         }
     return found
+
+
+def read(folder: Path, dataset: str) -> dict[str, Any] | None:
+    """The counts of a data set, or None where there are none. Raises UserError, naming the file, for a damaged one."""
+    path = folder / f"{dataset}-minima.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise invalid("minima", str(path), f"what the command wrote ({error})", "Delete it to count again.") from None
 
 
 def counts(values: dict[str, Any]) -> dict[str, Count]:
@@ -114,8 +132,9 @@ def run(options: argparse.Namespace) -> int:
         "model_seed": options.seed,
         "model_sha256": digest(pretrained.load(f"{options.dataset}-maml-seed{options.seed}").params),
         "points": options.points,
+        "erm_steps": ERM_STEPS,
     }
-    values = json.loads(path.read_text()) if path.exists() else {}
+    values = read(path.parent, options.dataset) or {}
     if values.get("settings") != settings:
         values = {"settings": settings, "tasks": []}
     for task_seed in range(len(values["tasks"]), options.tasks):

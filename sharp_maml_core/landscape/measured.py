@@ -93,7 +93,13 @@ def run(options: argparse.Namespace) -> int:
     names = tuple(options.only or pretrained.names(f"{options.dataset}-"))
     if not names:
         raise invalid("dataset", options.dataset, "the data set of a pretrained model")
-    settings = Settings(n_tasks=options.n_tasks, seed=options.seed, alpha=options.alpha)
+    default = Settings()
+    settings = Settings(
+        n_tasks=options.n_tasks,
+        seed=options.seed,
+        alpha=options.alpha,
+        slice_tasks=min(default.slice_tasks, options.n_tasks),
+    )
     for values in measure_all(
         names, Path(options.out), settings, data_root=options.data_root, progress=not options.quiet
     ):

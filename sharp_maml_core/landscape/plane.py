@@ -14,7 +14,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from ..checks import at_least, check
+from ..checks import at_least, check, check_finite
 
 Array = npt.NDArray[np.float64]
 Entries = tuple[Any, ...]
@@ -82,10 +82,15 @@ class Spline(NamedTuple):
         )
 
 
-def spline(x: Array, y: Array, values: Array) -> Spline:
-    """The spline through values [len(x), len(y)] at the points of a regular grid. Raises UserError below 3x3 points."""
-    check("points", min(values.shape), at_least(3))
-    pieces = CubicSpline(x, values, bc_type="natural").c[::-1]  # [4, cells in x, len(y)]
+def spline(coordinates: tuple[Tensor, ...], losses: Tensor) -> Spline:
+    """The spline through the losses of a slice on a plane: [points, points], at those coordinates, one tensor an axis.
+
+    Raises UserError for fewer than 3 points, and for a loss that is not finite.
+    """
+    check("points", min(losses.shape), at_least(3))
+    check_finite("losses", losses)
+    x, y = (c.numpy() for c in coordinates)
+    pieces = CubicSpline(x, losses.double().numpy(), bc_type="natural").c[::-1]  # [4, cells in x, len(y)]
     pieces = CubicSpline(y, pieces, axis=2, bc_type="natural").c[::-1]  # [4, cells in y, 4, cells in x]
     return Spline(
         (float(x[0]), float(y[0])),

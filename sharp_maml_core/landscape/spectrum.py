@@ -195,7 +195,7 @@ def quadrature(krylov: Krylov) -> Quadrature:
     <q, H^j q> for every j < 2m, which has mean tr(H^j) / k over random q (Ghorbani et al. 2019).
     """
     nodes, mix = torch.linalg.eigh(krylov.projected)
-    return Quadrature(nodes, mix[0] ** 2)
+    return Quadrature(nodes.cpu(), (mix[0] ** 2).cpu())
 
 
 def density(masses: Quadrature, grid: Tensor, width: float) -> Tensor:

@@ -26,6 +26,7 @@ from .slices import Slice, from_json, local_minima, take_slice, to_json
 VARIANTS = ("maml", "low", "up", "both")
 RANDOM, STEEP = "random", "steep"
 ERM_STEPS = 400
+META_POINTS = 21  # along each axis, of the meta-objective at most: a point of it costs as much as 8 of one task's loss
 STEEP_RADII = 4.0  # a steep slice goes this many alpha each way
 
 
@@ -125,14 +126,15 @@ def settings_of(compared: Compared, recipe: Recipe, points: int, seed: int, task
         "model_sha256": digest(compared.models[recipe.model]),
         "direction_seed": seed,
         "task_seed": task_seed,
-        "points": points,
+        "erm_steps": ERM_STEPS,
+        "points": min(points, META_POINTS) if recipe.function == "meta" else points,
         "alpha": compared.alpha,
     }
 
 
 def compute(compared: Compared, recipe: Recipe, settings: dict[str, Any], path: Path, progress: bool = False) -> None:
     """Take one slice and write its file."""
-    origin = provenance(next(iter(compared.models[recipe.model].values())).device)
+    came_from = provenance(next(iter(compared.models[recipe.model].values())).device)
     start = time.perf_counter()
     surface, params = compared.functions[recipe.function], compared.models[recipe.model]
     if recipe.plane == STEEP:
@@ -149,7 +151,7 @@ def compute(compared: Compared, recipe: Recipe, settings: dict[str, Any], path: 
         "local_minima": len(local_minima(cut)),
         "settings": settings,
         "seconds": round(time.perf_counter() - start, 1),
-        "provenance": origin,
+        "provenance": came_from,
         "slice": to_json(cut),
     }
     # On lines of their own, the rows would be most of the repository's lines.
@@ -179,11 +181,16 @@ def read_all(folder: Path, dataset: str) -> dict[str, Stored]:
 
 def stamp(stored: Stored) -> str:
     """Where a stored slice comes from, in one line under its figure."""
-    where = stored.provenance
+    settings = stored.settings
     return (
-        f"{stored.settings['dataset']}, task seed {stored.settings['task_seed']}, model and direction seed "
-        f"{stored.settings['model_seed']}; {where['device']}, {where['started']}, commit {where['commit'][:7]}"
+        f"{settings['dataset']}, task seed {settings['task_seed']}, model and direction seed {settings['model_seed']}; "
+        f"{origin(stored.provenance)}"
     )
+
+
+def origin(provenance: dict[str, Any]) -> str:
+    """The machine, the time and the code of a stored file."""
+    return f"{provenance['device']}, {provenance['started']}, commit {provenance['commit'][:7]}"
 
 
 def describe(stored: Stored) -> str:

@@ -21,7 +21,14 @@ from ..evaluate import Z95
 from .measure import SURFACES, Figures
 from .spectrum import Quadrature, density
 
-MEASURES = ("top_eigenvalue", "trace", "one_step", "sharpness", "adaptive_sharpness")
+NAMES = {
+    "top_eigenvalue": "top eigenvalue",
+    "trace": "trace",
+    "one_step": "one-step sharpness",
+    "sharpness": "sharpness",
+    "adaptive_sharpness": "adaptive sharpness",
+}
+MEASURES = tuple(NAMES)
 """What is small where a surface is flat."""
 
 OUTCOMES = ("accuracy", "gap")
@@ -187,11 +194,12 @@ def verdict(found: Sequence[Correlation]) -> str:
             f"Flatter goes with {better} by {_list(flatter)}, sharper does by {_list(sharper)}, and "
             f"{len(mine) - len(flatter) - len(sharper)} of {len(mine)} measures do not tell."
         )
-    return (
-        " ".join(lines) + f" This is of {n} models, which are not independent: they are a few variants with the same "
-        f"seeds. Of {len(found)} intervals about {0.05 * len(found):.0f} leave out 0 by chance. It says which go "
-        "together, not what makes what."
+    lines.append(
+        f"This is of {n} models, which are not independent: they are a few variants with the same seeds. "
+        f"Of {len(found)} intervals about {0.05 * len(found):.0f} leave out 0 by chance. "
+        "It says what goes together, not what makes what."
     )
+    return "\n".join(lines)
 
 
 def densities(
@@ -230,6 +238,5 @@ def _list(found: Sequence[Correlation]) -> str:
     if not found:
         return "none of the measures"
     return ", ".join(
-        f"{one.measure.replace('_', ' ')} ({one.surface}; rho {one.rho:+.2f}, {one.low:+.2f} to {one.high:+.2f})"
-        for one in found
+        f"{NAMES[one.measure]} ({one.surface}; rho {one.rho:+.2f}, {one.low:+.2f} to {one.high:+.2f})" for one in found
     )

@@ -73,8 +73,7 @@ def walk(scene: Scene, config: Config, start: Mark | None = None) -> Walk:
     for step in range(config.iterations + 1):
         grads, looks = _outer_gradient(scene, config, theta, step)
         here, there = looks[0], looks[-1]
-        lower = [look.epsilon[POINT] for look in here.outcome.looks] or [torch.zeros(2).double()] * config.inner_steps
-        rows.append((here.point, torch.stack(lower), there.point - here.point, there.outcome.query_loss))
+        rows.append((here.point, _lower(here, config), there.point - here.point, there.outcome.query_loss))
         theta = add_scaled(theta, grads, -config.outer_lr)
     outer, lower, upper, perturbed_loss = (torch.stack(column) for column in zip(*rows, strict=True))
     inner = inner_paths(scene, config, outer)
@@ -136,15 +135,21 @@ def _outer_gradient(scene: Scene, config: Config, theta: Params, step: int) -> t
     return grads, looks
 
 
-def _watched(scene: Scene, config: Config, looks: list[_Look]) -> GradientPass:
+def _watched(scene: Scene, config: Config, seen: list[_Look]) -> GradientPass:
     rule, problem = _rule(config), _problem(scene)
 
-    def once(params: Params, episode: Episode, lower: Any, generator: torch.Generator | None) -> MetaGradient:
-        outcome = task_gradient(rule, problem, params, {}, lower)
-        looks.append(_Look(params[POINT], outcome))
+    def once(params: Params, episode: Episode, looks: Any, generator: torch.Generator | None) -> MetaGradient:
+        outcome = task_gradient(rule, problem, params, {}, looks)
+        seen.append(_Look(params[POINT], outcome))
         return MetaGradient(outcome.fast_gradient, {"query_loss": outcome.query_loss}, outcome.looks)
 
     return once
+
+
+def _lower(look: _Look, config: Config) -> Tensor:
+    if not look.outcome.looks:
+        return look.point.new_zeros(config.inner_steps, 2)
+    return torch.stack([each.epsilon[POINT] for each in look.outcome.looks])
 
 
 def _rule(config: Config) -> InnerRule:

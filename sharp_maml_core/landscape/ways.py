@@ -71,14 +71,26 @@ def walk(
     return cut, trajectory
 
 
-def compute(run_dir: Path, data_root: str | None, points: int, path: Path, progress: bool = False) -> None:
-    """Draw up the way of a run and write its file. The tasks are of the training split, whose loss the run descends."""
+def way_of(
+    run_dir: Path, data_root: str | None = None, *, points: int = 25, progress: bool = False
+) -> tuple[Slice, Trajectory]:
+    """`walk` for a run folder. The tasks are of the training split, whose loss the run descends.
+
+    Raises UserError for a folder that holds no run, or one without snapshots.
+    """
     config = rundir.read_config(run_dir, device="cpu")
     snapshots = rundir.load_snapshots(run_dir)
     split = load_split(config.dataset, "train", root=data_root)
-    cut, trajectory = walk(snapshots, config, split, points=points, progress=progress)
+    return walk(snapshots, config, split, points=points, progress=progress)
+
+
+def compute(run_dir: Path, data_root: str | None, points: int, path: Path, progress: bool = False) -> None:
+    """The way of a run, written to a file."""
+    config = rundir.read_config(run_dir, device="cpu")
+    cut, trajectory = way_of(run_dir, data_root, points=points, progress=progress)
     values = {
-        "settings": config.to_dict() | {"data_root": "", "data": split.identity, "tasks": TASKS, "points": points},
+        "settings": config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name, "points": points},
+        "tasks": {"split": "train", "seed": TASK_SEED, "number": TASKS},
         "provenance": provenance(torch.device("cpu")),
         "trajectory": trajectory._asdict()
         | {"path": trajectory.path.tolist(), "distances": trajectory.distances.tolist()},

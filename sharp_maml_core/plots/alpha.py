@@ -137,7 +137,7 @@ class _Inner:
         for artist in _marks(ax, scene):
             artist.set_animated(False)
         self._balls = _balls(ax, LOWER)
-        self._faint = ax.add_collection(LineCollection([], colors=[INNER], linewidths=1, alpha=0.35, animated=True))
+        self._faint = _segments(ax, colors=[INNER], alpha=0.35)
         self._paths = [_line(ax, INNER, marker=".", markersize=6) for _ in range(2)]
         self._ends = _ends(ax)
         self._arrows: list[Any] = []
@@ -162,14 +162,16 @@ class _Along:
     def __init__(self, ax: Axes, scene: Scene) -> None:
         self.ax = ax
         steps = scene.config.iterations
-        ax.set(xlabel="outer step", xlim=(-0.3, steps + 0.3), yscale="log", ylim=(FLOOR, 2 * _most(losses(scene.query, grid(scene)))))
-        ax.set_title("The losses along the way", fontsize="medium", loc="left")
+        highest = 2 * _most(losses(scene.query, grid(scene)))
+        ax.set(xlabel="outer step", xlim=(-0.3, steps + 0.3), yscale="log", ylim=(FLOOR, highest))
+        ax.set_title("The query loss along the way", fontsize="medium", loc="left", pad=22)
         self._before = _line(ax, "0.55", linestyle="--")
         self._after = _line(ax, OUTER, marker="o", markersize=4)
         self._perturbed = _line(ax, UPPER, linestyle=":")
         lines = [self._before, self._after, self._perturbed]
-        names = ["query loss before adaptation", "after", r"after, at $\theta + \epsilon$"]
-        ax.legend(lines, names, frameon=False, fontsize="small", loc="upper right")
+        names = ["before adaptation", "after", r"after, from $\theta + \epsilon$"]
+        style: dict[str, Any] = {"frameon": False, "fontsize": "small", "ncols": 3, "columnspacing": 1.0}
+        ax.legend(lines, names, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0.2, **style)
 
     def moving(self) -> list[Any]:
         return [self._before, self._perturbed, self._after]
@@ -181,7 +183,7 @@ class _Along:
             (self._after, walk.meta_loss),
             (self._perturbed, walk.perturbed_loss),
         ):
-            line.set_data(steps, np.maximum(values.numpy(), FLOOR))
+            line.set_data(steps, np.maximum(values.numpy(), FLOOR / 10))  # below the axis, and not along it
 
 
 def _most(values: Tensor) -> float:
@@ -235,16 +237,19 @@ def _marks(ax: Axes, scene: Scene) -> list[Any]:
     artists: list[Any] = []
     for name, (x, y) in scene.marks.items():
         artists += ax.plot(x, y, "+", color="black", markersize=8, animated=True)
-        artists.append(
-            ax.annotate(
-                name, (x, y), (0, -9), textcoords="offset points", ha="center", va="top", fontsize="small", animated=True
-            )
-        )
+        artists.append(ax.annotate(name, (x, y), (0, -9), textcoords="offset points", animated=True))
+        artists[-1].set(ha="center", va="top", fontsize="small")
     return artists
 
 
 def _balls(ax: Axes, colour: Any) -> LineCollection:
-    return ax.add_collection(LineCollection([], colors=[colour], linewidths=1, linestyles="--", animated=True))
+    return _segments(ax, colors=[colour], linestyles="--")
+
+
+def _segments(ax: Axes, **style: Any) -> LineCollection:
+    segments = LineCollection([], linewidths=1, animated=True, **style)
+    ax.add_collection(segments)
+    return segments
 
 
 def _circles(centres: Array, radii: Array) -> list[Array]:

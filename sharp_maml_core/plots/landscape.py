@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -156,13 +157,20 @@ def _relief(axes: Any, cut: Slice, norm: colors.Normalize, levels: Levels) -> No
     lowest, highest = levels[0], levels[-1]
     axes.set_zlim(*(np.log10([lowest, highest]) if logarithmic else (lowest, highest)))
     if logarithmic:
-        axes.zaxis.set_major_locator(ticker.MaxNLocator(5))
-        axes.zaxis.set_major_formatter(lambda value, _: f"{10**value:.2g}")
+        shown = [value for value in _round_numbers(lowest, highest) if lowest <= value <= highest]
+        axes.set_zticks(np.log10(shown), [f"{value:g}" for value in shown])
     for setter, range_ in zip((axes.set_xticks, axes.set_yticks), cut.coordinates, strict=True):
         setter(_three(range_))
     axes.tick_params(labelsize="x-small", pad=-2)
     axes.view_init(elev=32, azim=-55)
     axes.set_box_aspect((1, 1, 0.8), zoom=0.95)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten around a range; over more than two of them the powers alone."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 2 else (1,)
+    return [step * 10.0**power for power in range(first, last + 1) for step in steps]
 
 
 def _three(coordinates: Tensor) -> list[float]:

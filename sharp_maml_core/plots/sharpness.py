@@ -58,15 +58,19 @@ def measures(table: Sequence[Row]) -> Figure:
 
     Bars are 95% intervals over seeds; of a variant with one seed there is none, and none is drawn.
     """
+    last = len(MEASURES) + 1
     panels = [
         (row, column, f"{surface} {measure}", LABELS[measure])
         for row, surface in enumerate(SURFACE_LABELS)
         for column, measure in enumerate(MEASURES)
     ]
-    panels += [(row, len(MEASURES), name, LABELS[name]) for row, name in enumerate(("accuracy", "gap"))]
+    panels += [(row, last, name, LABELS[name]) for row, name in enumerate(("accuracy", "gap"))]
     means = over_seeds(table)
     with sns.axes_style("ticks"):
-        figure, axes = plt.subplots(2, len(MEASURES) + 1, figsize=(12.5, 4.2), sharey=True, layout="constrained")
+        widths = {"width_ratios": [1.0] * len(MEASURES) + [0.15, 1.0]}
+        figure, axes = plt.subplots(
+            2, last + 1, figsize=(12.5, 4.2), sharey=True, layout="constrained", gridspec_kw=widths
+        )
         for row, column, name, label in panels:
             ax = axes[row, column]
             for place, (variant, figures) in enumerate(means.items()):
@@ -76,8 +80,9 @@ def measures(table: Sequence[Row]) -> Figure:
             ax.set_xlabel(label, fontsize="small")
             ax.tick_params(labelsize="small")
             ax.locator_params(axis="x", nbins=4)
-        for ax, surface in zip(axes[:, 0], SURFACE_LABELS.values(), strict=True):
-            ax.set_ylabel(surface)
+        for (first, *_, between, _), surface in zip(axes, SURFACE_LABELS.values(), strict=True):
+            first.set_ylabel(surface)
+            between.axis("off")
         axes[0, 0].set(yticks=range(len(means)), yticklabels=list(means), ylim=(len(means) - 0.5, -0.5))
         sns.despine(figure)
     return figure
@@ -97,7 +102,8 @@ def correlations(found: Sequence[Correlation]) -> Figure:
                 ax.plot([one.low, one.high], [place, place], color=colour, linewidth=1.5)
                 ax.plot(one.rho, place, "o", color=colour, markersize=5)
             ax.axvline(0, color="0.8", linewidth=1, zorder=0)
-            ax.set(xlim=(-1.03, 1.03), xlabel=f"rank correlation with {LABELS[outcome]}, {found[0].n} models")
+            ax.set(xlim=(-1.03, 1.03), xlabel=f"rank correlation with {LABELS[outcome]}")
+            ax.set_title(f"{found[0].n} models", fontsize="small", loc="right")
         labels = [f"{LABELS[measure].replace(chr(10), ' ')}, {_surface(surface)}" for surface, measure in names]
         axes[0, 0].set(yticks=range(len(names)), yticklabels=labels, ylim=(len(names) - 0.5, -0.5))
         sns.despine(figure)
@@ -127,7 +133,7 @@ def _sweep(ax: Axes, points: Sequence[Rescaled]) -> None:
     factors = [point.factor for point in points]
     base = next(point for point in points if point.factor == 1)
     full = [(name, label, "-", 1.5) for name, label in MOVING.items()]
-    broken = [(name, label, "--", 4.5 - 1.5 * i) for i, (name, label) in enumerate(FIXED.items())]
+    broken = [(name, label, "--", 3.4 - 1.2 * i) for i, (name, label) in enumerate(FIXED.items())]
     for (name, label, style, width), colour in zip(full + broken, sns.color_palette("colorblind"), strict=False):
         multiples = np.array([getattr(point, name) for point in points]) / getattr(base, name)
         ax.plot(factors, multiples, style, color=colour, linewidth=width, label=label)

@@ -7,7 +7,8 @@ ALSET solves min_theta f(phi'(theta)) with phi'(theta) = argmin_phi g(theta, phi
 
 the second along minus the hypergradient, which at phi = phi'(theta) is the gradient of F (Eq. 30). MAML is (Eq. 29)
 
-    f(phi) = 1/M sum_m L(theta_m; D'_m),    g = 1/M sum_m <grad L(theta; D_m), theta_m - theta> + ||theta_m - theta||^2 / 2b
+    f(phi)        = 1/M sum_m L(theta_m; D'_m)
+    g(theta, phi) = 1/M sum_m <grad L(theta; D_m), theta_m - theta> + ||theta_m - theta||^2 / 2b
 
 with phi = (theta_1, ..., theta_M) and b = inner_lr. As g is quadratic in phi with Hessian I / (b M), a lower step of
 b M ends at the minimiser, theta - b grad L(theta; D_m), from wherever it begins.
@@ -55,7 +56,7 @@ def alset_step(
 
 
 def maml_as_bilevel(problem: Problem, inner_lr: float, episode: Episode | None = None) -> Bilevel:
-    """f and g of Eq. 29, phi [M, d], of the exact tasks, or of the samples that an episode of M tasks holds.
+    """The f and g of Eq. 29, phi [M, d], of the exact tasks, or of the samples that an episode of M tasks holds.
 
     Raises UserError for an inner_lr that is not above 0.
     """

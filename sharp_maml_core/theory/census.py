@@ -12,6 +12,7 @@ from torch.func import vmap
 from tqdm import tqdm
 
 from ..checks import ABOVE_ZERO, Allowed, at_least, check
+from ..evaluate import BAR_SECONDS
 from .lemma1 import composed
 from .polynomials import exact, polynomial
 from .stationary import DEGENERATE, KINDS, MINIMUM, Points, search
@@ -38,6 +39,14 @@ class Census(NamedTuple):
     @property
     def n_extra(self) -> int:
         return sum(self.extra)
+
+
+class Plane(NamedTuple):
+    """Values of a function of two variables: x [n], y [n], values [n, n], a row for each y."""
+
+    x: Tensor
+    y: Tensor
+    values: Tensor
 
 
 def composed_coefficients(coefficients: Sequence[Fraction], inner_lr: Fraction) -> tuple[Fraction, ...]:
@@ -78,8 +87,19 @@ def sweep(function: Function, relative_rates: Sequence[float], progress: bool = 
     Raises UserError for a rate that is not above 0.
     """
     own = function.stationary_points()
-    bar = tqdm(relative_rates, desc=function.name, unit="inner_lr", disable=not progress, leave=False)
-    return [census(function, _rounded(rate / function.l1), own) for rate in bar]
+    bar = tqdm(
+        relative_rates, desc=function.name, unit="inner_lr", disable=not progress, leave=False, mininterval=BAR_SECONDS
+    )
+    return [census(function, rate / function.l1, own) for rate in bar]
+
+
+def plane(function: Function, inner_lr: float, points: int = 81) -> Plane:
+    """F on a grid over the function's box. Raises UserError for a function of one variable, or inner_lr not above 0."""
+    check("function", function.name, Allowed("one of two variables", lambda _: function.dimension == 2))
+    check("points", points, at_least(2))
+    x, y = (torch.linspace(low, high, points, dtype=torch.float64) for low, high in function.box)
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    return Plane(x, y, vmap(vmap(composed(function.loss, inner_lr)))(grid))
 
 
 def slider(function: Function, inner_lrs: Sequence[float], points: int = 161) -> dict[str, Any]:
@@ -134,8 +154,3 @@ def _list(values: Tensor) -> list[float]:
 
 def _short(value: float) -> float:
     return float(f"{value:.5g}")
-
-
-def _rounded(rate: float) -> float:
-    """Nine digits: exact arithmetic is slow with the 17 of a quotient."""
-    return float(f"{rate:.9g}")

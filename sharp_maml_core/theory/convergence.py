@@ -24,7 +24,6 @@ from .biased_maml import Update, query_of
 from .convergence_bounds import Steps, checked, theorem_steps
 from .problems import Problem
 
-
 RECORD_AFTER = 70
 
 

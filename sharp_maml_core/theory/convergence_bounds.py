@@ -11,6 +11,7 @@ Constants are `problems.Constants`; b is inner_lr.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..checks import ABOVE_ZERO, Allowed, at_least, check, one_of
@@ -123,30 +124,51 @@ def eq35_repaired(problem: Problem, start: float, horizon: int, steps: Steps) ->
     return _eq35(problem, start, horizon, steps, variance_repaired)
 
 
-def _eq35(problem: Problem, start: float, horizon: int, steps: Steps, variance: object) -> float:
+def _eq35(problem: Problem, start: float, horizon: int, steps: Steps, variance: Callable[..., float]) -> float:
     constants, biases = problem.constants, lemma5_biases(problem.constants, checked(steps))
     arguments = (constants, steps.inner_lr, biases, constants.sigma)
     return descent(problem, start, horizon, steps, variance(*arguments), lemma3(*arguments))
 
 
 def one_batch(problem: Problem, start: float, horizon: int, steps: Steps) -> float:
-    r"""Theorem 1 repaired: a bound for Algorithm 1 as it is, one batch for eps, eps_m, xi, psi and xi'.
+    """Theorem 1 repaired: a bound for Algorithm 1 as it is, one batch for eps, eps_m, xi, psi and xi'.
 
-    It needs samples whose gradients are Lipschitz (sample_l1) and whose support Hessians are (sample_l2). With
-    a = alpha_up, r = alpha_up + alpha_low, G = sqrt(l0^2 + sigma^2), the update is within
-
-        D = (1 + b sample_l1) sample_l1 (a + b sample_l1 r) + b sample_l2 r G
-
-    in mean square of MAML's from the same batch, so that
-
-        bias     <= D + (1 + b l1) l1 b sigma + b^2 l1 sigma^2
-        variance <= (D + (b sigma G + (1 + b l1) sigma sqrt(1 + b^2 l1^2)) / sqrt(M))^2.
-
-    With outer_lr, inner_lr and alpha_up of order 1/sqrt(T) all of it is O(1/sqrt(T)).
+    It needs what the paper does not assume, Lipschitz samples: sample_l1 for their gradients, sample_l2 for the support
+    samples' Hessians. With outer_lr, inner_lr and alpha_up of order 1/sqrt(T) it is O(1/sqrt(T)).
     """
-    (l0, l1, _, sigma, sample_l1, sample_l2), b = problem.constants, checked(steps).inner_lr
-    reach, size = steps.alpha_up + steps.alpha_low, math.hypot(l0, sigma)
-    moved = (1 + b * sample_l1) * sample_l1 * (steps.alpha_up + b * sample_l1 * reach) + b * sample_l2 * reach * size
-    bias = moved + (1 + b * l1) * l1 * b * sigma + b**2 * l1 * sigma**2
-    noise = b * sigma * size + (1 + b * l1) * sigma * math.hypot(1, b * l1)
-    return descent(problem, start, horizon, steps, (moved + noise / math.sqrt(problem.n_tasks)) ** 2, bias**2)
+    variance = one_batch_deviation(problem.constants, checked(steps), problem.n_tasks) ** 2
+    return descent(problem, start, horizon, steps, variance, one_batch_bias(problem.constants, steps) ** 2)
+
+
+def one_batch_bias(constants: Constants, steps: Steps) -> float:
+    r"""||E h - grad F|| <= D + (1 + b l1) l1 b sigma + b^2 l1 sigma^2, one batch for everything.
+
+    The update is within D of MAML's from the same batch (`_moved`). MAML's has E h = E (I - b H_xi) q(theta_hat), where
+    E (I - b H)(q(theta_hat) - q(theta')) is the second term and the covariance of H_xi and q(theta_hat) the third.
+    """
+    _, l1, _, sigma, *_ = constants
+    b = steps.inner_lr
+    return _moved(constants, steps) + (1 + b * l1) * l1 * b * sigma + b**2 * l1 * sigma**2
+
+
+def one_batch_deviation(constants: Constants, steps: Steps, n_tasks: int) -> float:
+    """sqrt(E ||h - E h||^2) <= D + (b sigma G + (1 + b l1) sigma sqrt(1 + b^2 l1^2)) / sqrt(M), G^2 = l0^2 + sigma^2.
+
+    What D is the distance to, MAML's update, is a mean over tasks with independent samples.
+    """
+    l0, l1, _, sigma, *_ = constants
+    b = steps.inner_lr
+    one_task = b * sigma * math.hypot(l0, sigma) + (1 + b * l1) * sigma * math.hypot(1, b * l1)
+    return _moved(constants, steps) + one_task / math.sqrt(n_tasks)
+
+
+def _moved(constants: Constants, steps: Steps) -> float:
+    """D = (1 + b sample_l1) sample_l1 (alpha_up + b sample_l1 r) + b sample_l2 r G, r = alpha_up + alpha_low.
+
+    How far, in mean square, the perturbations move the update of one batch: theta_hat by alpha_up + b sample_l1 r, the
+    Hessian by sample_l2 r, and E ||grad L(theta_hat; D', xi')||^2 <= G^2 for MAML's theta_hat.
+    """
+    l0, _, _, sigma, sample_l1, sample_l2 = constants
+    b, reach = steps.inner_lr, steps.alpha_up + steps.alpha_low
+    by_adapted = (1 + b * sample_l1) * sample_l1 * (steps.alpha_up + b * sample_l1 * reach)
+    return by_adapted + b * sample_l2 * reach * math.hypot(l0, sigma)

@@ -7,7 +7,8 @@ alpha_low^2, alpha_up^2 and sigma^2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import root
@@ -16,10 +17,18 @@ from torch import Tensor
 from ..checks import Allowed, check
 from ..errors import UserError
 from .biased_maml import same, sharp_gradient
-from .convergence_bounds import Steps, checked
+from .convergence_bounds import Steps, checked, one_batch_bias
 from .problems import Problem
 
 ONE_TASK = Allowed("1: with more, the perturbation depends on the samples of all tasks together", lambda n: n == 1)
+
+
+class Floors(NamedTuple):
+    """Floors over a setting: its values, ||grad F||^2 where E h = 0, and the square of `one_batch_bias`, a bound."""
+
+    settings: tuple[float, ...]
+    squares: tuple[float, ...]
+    bounds: tuple[float, ...]
 
 
 def mean_update(problem: Problem, theta: Tensor, steps: Steps) -> Tensor:
@@ -40,6 +49,16 @@ def floor(problem: Problem, steps: Steps, start: Tensor) -> float:
     checked(steps)
     theta = _zero(lambda point: mean_update(problem, point, steps), start)
     return float(problem.objective_gradient(theta, steps.inner_lr).square().sum())
+
+
+def floors(
+    problem_and_steps: Callable[[float], tuple[Problem, Steps]], settings: Sequence[float], start: Tensor
+) -> Floors:
+    """The floor, and its bound, for each value of a setting. Raises UserError as `floor` does."""
+    cases = [problem_and_steps(setting) for setting in settings]
+    squares = tuple(floor(problem, steps, start) for problem, steps in cases)
+    bounds = tuple(one_batch_bias(problem.constants, steps) ** 2 for problem, steps in cases)
+    return Floors(tuple(settings), squares, bounds)
 
 
 def stationary_point(problem: Problem, inner_lr: float, start: Tensor) -> Tensor:

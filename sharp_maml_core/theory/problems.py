@@ -224,7 +224,7 @@ class Problem:
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Episode:
         """Independent samples of both sides of all tasks: an Episode with leaves [*shape, M, n, ...]."""
-        sides = []
+        sides: list[Tensor] = []
         for side, noise in ((self.support, self.support_noise), (self.query, self.query_noise)):
             axis = torch.randint(self.dim, (*shape, self.n_tasks), generator=generator)
             phase = torch.randint(PHASES, (*shape, self.n_tasks), generator=generator)
@@ -238,7 +238,7 @@ class Problem:
         """
         one_side = torch.cartesian_prod(torch.arange(self.dim), torch.arange(PHASES))
         index = torch.cartesian_prod(*[torch.arange(len(one_side))] * 2)
-        sides = []
+        sides: list[Tensor] = []
         for side, noise, chosen in zip(
             (self.support, self.query), (self.support_noise, self.query_noise), index.unbind(1), strict=True
         ):
@@ -276,7 +276,8 @@ def random_problem(
         x = torch.linalg.qr(normal[..., :dim]).Q / width
         shift = spread * normal[..., dim]
         sides.append(Rows(x, torch.stack([shift, torch.full_like(shift, scale), torch.zeros_like(shift)], -1)))
-    return Problem(shape, *sides, support_noise, query_noise)
+    support, query = sides
+    return Problem(shape, support, query, support_noise, query_noise)
 
 
 class _Linear(nn.Module):

@@ -27,8 +27,9 @@ ZERO = 1e-7  # an eigenvalue is zero below this share of the largest: Newton fin
 SAME = 1e-6  # two points are one below this share of the box
 SMALL = 1e-11  # a gradient is zero below this share of the median gradient at the starts
 _NEWTON_STEPS = 40  # a triple root comes nearer by a third each step
+_STARTS, _CELLS = {1: 128, 2: 20}, {1: 256, 2: 32}
 _CHECKS = 8
-_STARTS_IN_CELL = 16  # per coordinate
+_MOST_DAMPING = 1e12
 _PIECES, _HALVINGS = 16, 40  # of the edge of a cell
 
 
@@ -68,47 +69,58 @@ def kind(signs: Inertia) -> str:
     return SADDLE if signs.negative and signs.positive else MAXIMUM if signs.negative else MINIMUM
 
 
-def search(loss: Callable[[Tensor], Tensor], box: Box, *, starts: int = 24, cells: int = 16, seed: int = 0) -> Points:
+def search(
+    loss: Callable[[Tensor], Tensor], box: Box, *, starts: int | None = None, cells: int | None = None, seed: int = 0
+) -> Points:
     """The stationary points in a box of a function of one or two variables, [d] float64 to a scalar.
 
-    Newton's method starts from a grid, and again in every cell whose degree is not explained by what was found, until
-    all are; each check draws the cells anew, because a line that runs through a stationary point decides nothing. Eight
-    checks without an end make `complete` false. A cell with a degenerate point is taken for explained, for such a point
-    may have any index; and two points of opposite index in one cell may be missed.
+    Newton's method starts from a grid, and again in every cell whose degree is not explained by what was found. Each
+    check draws the cells anew, because a line that runs through a stationary point decides nothing. When all degrees
+    are explained, starts twice as dense must find nothing new, for two points of opposite index in one cell annul each
+    other there. Without such an end after eight checks `complete` is false. A cell with a degenerate point is taken
+    for explained, for such a point may have any index.
 
-    starts  of the grid, per coordinate
-    cells   per coordinate; `seed` moves their borders
+    starts  of the first grid, per coordinate; default 128 in one variable, 20 in two
+    cells   per coordinate; default 256 and 32; `seed` moves their borders
 
-    Raises UserError for a box of another dimension, an empty side, or fewer than one start or cell.
+    Raises UserError for a box of another dimension, an empty side, or fewer than 2 starts or 1 cell.
     """
     check("box", box, Allowed("one or two pairs (low, high)", lambda box: len(box) in (1, 2)))
     for low, high in box:
         check("box", high - low, Allowed("of positive width", lambda width: width > 0))
-    check("starts", starts, at_least(1))
+    starts = _STARTS[len(box)] if starts is None else starts
+    cells = _CELLS[len(box)] if cells is None else cells
+    check("starts", starts, at_least(2))
     check("cells", cells, at_least(1))
     gradient, hessian = vmap(grad(loss)), vmap(jacrev(grad(loss)))
-    first = _grid([torch.linspace(low, high, starts, dtype=torch.float64) for low, high in box])
-    scale = float(gradient(first).norm(dim=1).median())
-    found = _newton(gradient, hessian, first, box, scale)
+    scale = float(gradient(_grid(box, starts)).norm(dim=1).median())
     generator = torch.Generator().manual_seed(seed)
+
+    def with_more(found: Tensor, starts: Tensor) -> Tensor:
+        return _distinct(torch.cat([found, _newton(gradient, hessian, starts, box, scale)]), box)
+
+    found = with_more(torch.empty(0, len(box), dtype=torch.float64), _grid(box, starts))
+    complete = False
     for _ in range(_CHECKS):
         lines = [_lines(low, high, cells, generator) for low, high in box]
         degrees = _degrees_1d(gradient, *lines) if len(box) == 1 else _degrees_2d(gradient, *lines)
         missing = _unexplained(degrees, found, hessian, lines)
-        if complete := not missing.any():
-            break
-        more = [_inside(lines, cell) for cell in (missing > 0).nonzero().tolist()]
-        if more:
-            found = _distinct(torch.cat([found, _newton(gradient, hessian, torch.cat(more), box, scale)]), box)
-    kinds = tuple(kind(Inertia(*signs)) for signs in _signs(hessian(found), ZERO).tolist()) if len(found) else ()
-    return Points(found, kinds, complete)
+        before = len(found)
+        if not missing.any():
+            starts *= 2
+            found = with_more(found, _grid(box, starts))
+            if complete := len(found) == before:
+                break
+        for cell in (missing > 0).nonzero().tolist():
+            found = with_more(found, _grid([axis[i : i + 2].tolist() for axis, i in zip(lines, cell, strict=True)], 16))
+    return Points(found, tuple(kind(Inertia(*signs)) for signs in _signs(hessian(found)).tolist()), complete)
 
 
 def descend(loss: Callable[[Tensor], Tensor], start: Tensor, *, small: float, steps: int = 500) -> Tensor:
     """A stationary point of a function of many variables, [d] float64: the end of a damped Newton descent.
 
-    The step is -(|H| + mu)^-1 grad with the eigenvalues' moduli, so that saddles repel, and mu falls after a step that
-    lowered the loss and grows after one that did not. Returns the first point with a gradient norm of at most `small`.
+    The step is -(|H| + mu)^-1 grad with the eigenvalues' moduli, so that saddles repel; mu grows until the step lowers
+    the loss, and falls after it did. Returns the first point with a gradient norm of at most `small`.
 
     Raises UserError if there is none within `steps` steps, as where the infimum is at infinity.
     """
@@ -121,19 +133,19 @@ def descend(loss: Callable[[Tensor], Tensor], start: Tensor, *, small: float, st
             return theta
         eigenvalues, vectors = torch.linalg.eigh(curvature(theta))
         along = vectors.T @ g
-        while mu < 1e12:
+        while mu < _MOST_DAMPING:
             trial = theta - vectors @ (along / (eigenvalues.abs() + mu))
             reached = float(loss(trial))
             # Near the end the loss no longer falls in its last digit, but the gradient does.
             if reached < value or (reached <= value + 1e-14 * abs(value) and slope(trial).norm() < g.norm()):
+                theta, value, mu = trial, reached, max(mu / 10, 1e-15)
                 break
             mu *= 4
-        theta, value, mu = trial, reached, max(mu / 10, 1e-15)
-    raise invalid("start", f"a point with gradient norm {float(slope(theta).norm()):.1e} after {steps} steps",
-                  f"near a stationary point: a gradient norm of at most {small}")  # fmt: skip
+    found = f"a point from which {steps} steps lead to a gradient norm of {float(slope(theta).norm()):.1e}"
+    raise invalid("start", found, f"near a stationary point, with one of at most {small}")
 
 
-def _signs(hessians: Tensor, zero: float) -> Tensor:
+def _signs(hessians: Tensor, zero: float = ZERO) -> Tensor:
     """Inertia of symmetric matrices [n, d, d]: int64 [n, 3]."""
     eigenvalues = torch.linalg.eigvalsh((hessians + hessians.mT) / 2)
     tolerance = zero * eigenvalues.abs().amax(1, keepdim=True)
@@ -141,7 +153,9 @@ def _signs(hessians: Tensor, zero: float) -> Tensor:
     return torch.stack([negative, hessians.shape[1] - negative - positive, positive], 1)
 
 
-def _grid(axes: Sequence[Tensor]) -> Tensor:
+def _grid(box: Sequence[Sequence[float]], n: int) -> Tensor:
+    """n points per coordinate, the ends among them, [n^d, d]."""
+    axes = [torch.linspace(low, high, n, dtype=torch.float64) for low, high in box]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
 
 
@@ -189,12 +203,6 @@ def _lines(low: float, high: float, cells: int, generator: torch.Generator) -> T
     return lines
 
 
-def _inside(lines: list[Tensor], cell: list[int]) -> Tensor:
-    """A grid of starts in a cell."""
-    t = torch.linspace(0, 1, _STARTS_IN_CELL, dtype=torch.float64)
-    return _grid([torch.lerp(axis[i], axis[i + 1], t) for axis, i in zip(lines, cell, strict=True)])
-
-
 def _degrees_1d(gradient: Callable[[Tensor], Tensor], lines: Tensor) -> Tensor:
     signs = gradient(lines[:, None])[:, 0].sign()
     return (signs[1:] - signs[:-1]) / 2
@@ -239,7 +247,7 @@ def _unexplained(degrees: Tensor, found: Tensor, hessian: Callable[[Tensor], Ten
     """By how much the degree of each cell differs from the sum of the indices of the points in it; NaN: not known."""
     missing = degrees.clone()
     if len(found):
-        signs = _signs(hessian(found), ZERO)
+        signs = _signs(hessian(found))
         index = torch.where(signs[:, 0] % 2 == 0, 1.0, -1.0).double()
         cell = [torch.bucketize(found[:, i].contiguous(), axis[1:-1]) for i, axis in enumerate(lines)]
         missing.index_put_(tuple(cell), -index, accumulate=True)

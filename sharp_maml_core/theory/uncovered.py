@@ -1,8 +1,8 @@
 r"""What Theorem 1's proof leaves out: one batch for the upper perturbation and the update, and gradients through eps_m.
 
-Lemma 5 takes grad L(theta_hat; D', xi') for unbiased given theta_hat. But theta_hat contains eps(theta), and Algorithm 1
-computes that from the same xi'. If the samples' gradients are Lipschitz the bias this makes is O(alpha_up), see
-`convergence_bounds.one_batch`; Assumptions 1 and 2 alone bound it by nothing that vanishes.
+Lemma 5 takes grad L(theta_hat; D', xi') for unbiased given theta_hat. But theta_hat contains eps(theta), and Algorithm
+1 computes that from the same xi'. If the samples' gradients are Lipschitz the bias this makes is O(alpha_up), see
+`convergence_bounds.one_batch_bias`; Assumptions 1 and 2 alone bound it by nothing that vanishes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..checks import ABOVE_ZERO, check
-from ..config import Config
+from ..config import config_from
 from ..episode import Episode
 from ..learners import build_learner
 from .biased_maml import Samples, Update, same, sharp_gradient
@@ -51,7 +51,7 @@ def on_rough_noise(update_for: Callable[[Problem, Steps], Update]) -> Callable[[
     return lambda problem, steps: update_for(roughened(problem, steps.alpha_up), steps)
 
 
-def one_batch_bias(problem: Problem, theta: Tensor, steps: Steps) -> Tensor:
+def one_batch_gap(problem: Problem, theta: Tensor, steps: Steps) -> Tensor:
     """E h with one batch for eps and the update, minus E h with eps from a batch of its own; theta [n, d] -> [n, d].
 
     Exact, every pair of samples being enumerated. Raises UserError for several tasks.
@@ -80,8 +80,9 @@ def inner_jacobians(problem: Problem, steps: Steps, distances: Sequence[float]) 
     checked(steps)
     for distance in distances:
         check("distances", distance, ABOVE_ZERO)
-    config = Config(variant="low", inner_lr=steps.inner_lr, inner_steps=1, alpha_low=steps.alpha_low, dtype="float64")
-    learner = build_learner(config.replace(device="cpu"), problem.model(), problem.loss)
+    settings = {"inner_lr": steps.inner_lr, "inner_steps": 1, "alpha_low": steps.alpha_low}
+    config = config_from({"variant": "low", "dtype": "float64", "device": "cpu", **settings})
+    learner = build_learner(config, problem.model(), problem.loss)
     x, y = (side[0] for side in problem.support)
     minimiser = torch.linalg.solve(x, y[:, 0])
     away = torch.ones_like(minimiser) / math.sqrt(problem.dim)

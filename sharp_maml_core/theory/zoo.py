@@ -10,7 +10,6 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ..checks import check, one_of
 from .polynomials import exact
 from .stationary import Box, Points, descend, search
 
@@ -42,12 +41,6 @@ class Function:
         if self.coefficients:
             return exact(self.coefficients, *self.box[0])
         return search(self.loss, self.box)
-
-
-def function(name: str) -> Function:
-    """One of `FUNCTIONS`. Raises UserError, with what there is, for another name."""
-    check("function", name, one_of(*FUNCTIONS))
-    return FUNCTIONS[name]
 
 
 def _polynomial(name: str, formula: str, coefficients: tuple[Fraction | int, ...], half: int, l1: float) -> Function:
@@ -127,6 +120,11 @@ FUNCTIONS = {
         ),
     )
 }
+
+
+def names(dimension: int) -> tuple[str, ...]:
+    """Of the functions of so many variables."""
+    return tuple(name for name, function in FUNCTIONS.items() if function.dimension == dimension)
 
 
 @dataclass(frozen=True)

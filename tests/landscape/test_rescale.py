@@ -157,9 +157,10 @@ def test_smaller_weights_before_batch_norm_are_sharper_by_every_measure_but_the_
     assert half.sharpness > one.sharpness > eight.sharpness
     assert half.gradient_norm > one.gradient_norm > eight.gradient_norm
     for other in (half, eight):
-        assert other.loss == pytest.approx(one.loss, rel=1e-4)  # what deeper layers add their 1e-5 to is about 1
-        assert other.adaptive_sharpness == pytest.approx(one.adaptive_sharpness, rel=1e-4)
-        assert other.adaptive_top_eigenvalue == pytest.approx(one.adaptive_top_eigenvalue, rel=1e-4)
+        # What the deeper layers add their 1e-5 to is a variance of 0.1 to 0.4, times c^2.
+        assert other.loss == pytest.approx(one.loss, rel=1e-4)
+        assert other.adaptive_sharpness == pytest.approx(one.adaptive_sharpness, rel=1e-3)
+        assert other.adaptive_top_eigenvalue == pytest.approx(one.adaptive_top_eigenvalue, rel=1e-3)
 
 
 # --- the MAML loss ------------------------------------------------------------------------------------------------

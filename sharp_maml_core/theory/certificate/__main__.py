@@ -64,7 +64,10 @@ def report(trained: Trained, config: Config, n_tasks: int) -> dict[str, Any]:
     size = {"n_params": trained.n_params, "delta": delta, "norm": trained.norm}
     return {
         "certificates": [dataclasses.asdict(certificate) for certificate in trained.certificates],
-        "posterior": {"mean": trained.posterior.mean.tolist(), "std": trained.posterior.std.tolist()},
+        "posteriors": {
+            unit: {"mean": posterior.mean.tolist(), "std": posterior.std.tolist()}
+            for unit, posterior in trained.posteriors.items()
+        },
         "errors": trained.errors,
         "classes": trained.classes,
         "n_params": trained.n_params,

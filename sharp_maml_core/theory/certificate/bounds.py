@@ -32,11 +32,11 @@ v = (M u + M' r) / (M + M'), and xi(M, M') = max_K sum_k C(M, k) C(M', K - k) / 
 Nothing is assumed of the classes: the chance is the dealer's.
 Proof. Deal in two steps: cut the shuffled pool into M + M' blocks of N, then choose which M blocks are seen. Let X_i
 be the error on block i, expected over all else that is drawn, and uhat, rhat the averages over seen and unseen blocks.
-Given the blocks draw B_i ~ Bernoulli(X_i) independently of each other and of the choice. D is convex in (u, r), as kl is
-and v is linear, so by Jensen E exp(D(uhat, rhat)) is at most the same of the averages of B; given that K of the B_i are
-1, the number of those that are seen is hypergeometric, and the expectation is at most xi(M, M'). Given which classes
-are in S, the means of uhat and rhat over the blocks are u and r: by Jensen again E exp(D(u, r)) <= xi(M, M'). The rest
-is Theorem T's. (Transductive PAC-Bayes: Begin et al. 2014, with another D.)
+Given the blocks draw B_i ~ Bernoulli(X_i) independently of each other and of the choice. D is convex in (u, r), as kl
+is and v is linear, so by Jensen E exp(D(uhat, rhat)) is at most the same of the averages of B; given that K of the B_i
+are 1, the number of those that are seen is hypergeometric, and the expectation is at most xi(M, M'). Given which
+classes are in S, the means of uhat and rhat over the blocks are u and r: by Jensen E exp(D(u, r)) <= xi(M, M'). The
+rest is Theorem T's. (Transductive PAC-Bayes: Begin et al. 2014, with another D.)
 
 Theorem D (draws: `draws`). X_1, ..., X_n in [0, 1] are independent, with means whose average is p (which may differ).
 With probability at least 1 - delta, p <= sup {p : kl(Xbar || p) <= ln(1 / delta) / n}.

@@ -89,14 +89,17 @@ def fit(
     n_tasks: int,
     seed: int,
     *,
+    n_units: int,
     generator: torch.Generator,
     epochs: int = 1,
     progress: bool = False,
 ) -> Posterior:
-    """The posterior that makes E_Q (mean query loss) + KL(Q || P) / M small on the M tasks that `seed` stands for.
+    """The posterior that makes E_Q (mean query loss) + KL(Q || P) / n_units small on the tasks that `seed` stands for.
 
     Reparameterised stochastic gradients, one draw a batch of `config.n_tasks` tasks, and Adam. The loss is the
     cross-entropy, which has a gradient; a certificate is computed of the 0-1 error, and holds whatever Q is.
+
+    n_units  of the certificate: how much evidence the data are, against the prior
     """
     check("epochs", epochs, at_least(1))
     mean = torch.zeros(len(plane.axes), dtype=torch.float64)
@@ -116,8 +119,8 @@ def fit(
                 noise, std = _normal(mean, generator), log_std.exp()
                 grads, _ = learner.gradient(plane.at(mean + std * noise), episode)
                 slope = torch.stack([dot(axis, grads) for axis in plane.axes]).double()
-                mean.grad = slope + mean / n_tasks
-                log_std.grad = slope * noise * std + (std**2 - 1) / n_tasks
+                mean.grad = slope + mean / n_units
+                log_std.grad = slope * noise * std + (std**2 - 1) / n_units
                 adam.step()
                 bar.update(episode.n_tasks)
     return Posterior(plane, mean, log_std.exp())

@@ -1,0 +1,75 @@
+"""notebooks/landscapes.ipynb, run as its users run it: by papermill, at a shell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = ROOT / "notebooks" / "landscapes.ipynb"
+STORED = ROOT / "book" / "results" / "landscapes"
+
+
+def papermill(out: Path, *parameters: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", "notebooks/landscapes.ipynb", str(out), "--no-progress-bar"]
+    return subprocess.run(
+        [*command, *parameters], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500
+    )
+
+
+def outputs_of(path: Path) -> list[dict]:
+    return [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+
+
+def test_the_notebook_is_stored_without_outputs() -> None:
+    for cell in nbformat.read(NOTEBOOK, 4).cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+
+
+def test_a_quick_run_draws_every_figure_and_what_is_stored(tmp_path: Path) -> None:
+    out = tmp_path / "out.ipynb"
+    done = papermill(out, "-p", "quick", "True")
+    assert done.returncode == 0, done.stderr
+    outputs = outputs_of(out)
+    stored = {path.stem for path in STORED.glob("cifar-fs-*.json")}
+    groups = [
+        {"cifar-fs-random-maml-at-maml", "cifar-fs-random-erm-at-erm"},
+        {"cifar-fs-random-same-at-erm"},
+        {"cifar-fs-random-maml-at-low"},
+        {"cifar-fs-random-meta-at-maml"},
+        {"cifar-fs-steep-maml-at-maml"},
+    ]
+    ways = [name for name in stored if name.startswith("cifar-fs-way-")]
+    redrawn = sum(bool(group & stored) for group in groups) + len(ways)
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(figures) == 6 + redrawn
+    shown = json.dumps(outputs)
+    if "cifar-fs-minima" in stored:
+        assert "local minima" in shown
+    if not stored:
+        assert "There are no stored slices" in shown
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (["-p", "dataset", "imagenet"], "name='imagenet-maml-seed0' is not allowed: it must be one of"),
+        (["-p", "points", "1"], "points=1 is not allowed: it must be at least 3"),
+        (["-p", "task_seed", "-1"], "task_seed=-1 is not allowed"),
+        (["-p", "point", "5"], "Did you mean points"),
+        (["-p", "dataset", "cifar-fs", "-p", "data_root", "/nowhere"], "/nowhere"),
+    ],
+    ids=["data set", "grid", "seed", "unknown name", "missing data"],
+)
+def test_a_wrong_parameter_is_one_clear_sentence(tmp_path: Path, parameters: list[str], sentence: str) -> None:
+    done = papermill(tmp_path / "out.ipynb", *parameters)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert 'File "' not in done.stderr.partition("Exception encountered")[2]  # no stack trace of ours

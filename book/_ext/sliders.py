@@ -25,7 +25,7 @@ from sharp_maml_core.theory.experiments import slider as bounds
 
 
 def _lemma1(name: str) -> dict[str, Any]:
-    function = zoo.named(name)
+    function = zoo.FUNCTIONS[name]
     return census.slider(function, [float(rate) for rate in np.linspace(0.05, 3, 60) / function.l1])
 
 
@@ -34,7 +34,7 @@ def _bounds(name: str) -> dict[str, Any]:
 
 
 def _alpha(name: str) -> dict[str, Any]:
-    return landscape.export(scenes.scene(name))._asdict()
+    return json.loads(landscape.export(scenes.scene(name)))
 
 
 EXPORTS: dict[str, Callable[[str], dict[str, Any]]] = {"lemma1": _lemma1, "bounds": _bounds, "alpha": _alpha}

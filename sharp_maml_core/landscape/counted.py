@@ -116,8 +116,8 @@ def add_command(commands: Any) -> None:
     command.add_argument("--dataset", default="cifar-fs", help="whose pretrained model (default cifar-fs)")
     command.add_argument("--data-root", help="folder of the data sets")
     command.add_argument("--out", default="book/results/landscapes", help="folder of the results")
-    command.add_argument("--tasks", type=int, default=8, help="how many (default 8)")
-    command.add_argument("--points", type=int, default=31, help="of the grid, along each axis (default 31)")
+    command.add_argument("--tasks", type=int, default=6, help="how many (default 6)")
+    command.add_argument("--points", type=int, default=25, help="of the grid, along each axis (default 25)")
     command.add_argument("--seed", type=int, default=0, help="of the model (default 0)")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
 

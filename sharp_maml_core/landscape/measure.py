@@ -1,12 +1,14 @@
 """The numbers behind the landscapes: how sharp a trained model is, task by task, and how well it does.
 
-Of each model, on the same test tasks, two surfaces around its meta-parameters theta:
+Of each model three surfaces around its meta-parameters theta, the same for all models:
 
-    erm    L(theta; D_m), the loss of the support set before adaptation (Eq. 5), which the inner loop descends
-    maml   L(theta'_m(theta); D'_m), the query loss after plain MAML's inner loop (Eq. 2, 9), the same for all models
+    erm    L(theta; D_m) of a test task, the loss of its support set (Eq. 5), which the inner loop descends
+    maml   L(theta'_m(theta); D'_m) of a test task, its query loss after plain MAML's inner loop (Eq. 2, 9)
+    meta   the mean of that over tasks of the training classes, which training descends
 
-theta is a minimum of neither: of one task's loss the gradient is not small. Beside them, from the learner as it was
-trained, its accuracy on test tasks, on tasks of the training classes, and their difference, the generalisation gap.
+theta is a minimum of none: of one task's loss the gradient is not small, and that of a few tasks is not that of all.
+Beside them, from the learner as it was trained, its accuracy on test tasks, on tasks of the training classes, and their
+difference, the generalisation gap.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from .spectrum import eigenpairs, expand, lanczos, quadrature, trace
 from .stored import digest
 from .surfaces import Surface, erm_surface, maml_surface, plain_maml
 
-SURFACES = ("erm", "maml")
+SURFACES = ("erm", "maml", "meta")
 TRAIN, TEST = "train", "test"
 DIGITS = 6  # what float32 parameters leave of a figure, and more than any of them is known to
 
@@ -58,37 +60,41 @@ class Effort(NamedTuple):
 # A product of `maml` costs about 15 times one of `erm`, which has 5 images. On CIFAR-FS (Conv4, 32 filters) the largest
 # eigenvalue then has a residual under 1% of itself, the fifth of `maml` one of up to a half; ascents of three times the
 # steps found at most 2% more on the tasks that were tried.
-ERM_EFFORT, MAML_EFFORT = Effort(30, 16, 12, 1), Effort(12, 2, 4, 0)
+ERM_EFFORT, MAML_EFFORT, META_EFFORT = Effort(30, 16, 12, 1), Effort(12, 2, 4, 0), Effort(10, 2, 4, 0)
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is measured. Invalid values raise UserError.
 
-    n_tasks         test tasks, the same for all models
+    n_tasks         test tasks
+    meta_tasks      tasks of the training classes, of which `meta` is the mean
     seed            of the tasks, and of all random vectors
     alpha           radius of sharpness (7)
     adaptive_alpha  the same in units of the weights, in the range that Kwon et al. (2021) use
     top             eigenvalues that are kept
-    erm, maml       what each surface may cost
-    slice_tasks     tasks with a slice along two random directions, whose local minima are counted
+    erm, maml, meta what each surface may cost
+    slice_tasks     test tasks with a slice of `erm` and `maml` along two random directions, whose minima are counted
     slice_points    of each slice, along each axis
     accuracy_tasks  tasks of the training classes
     """
 
     n_tasks: int = 16
+    meta_tasks: int = 8
     seed: int = 0
     alpha: float = 0.05
     adaptive_alpha: float = 0.5
     top: int = 5
     erm: Effort = ERM_EFFORT
     maml: Effort = MAML_EFFORT
-    slice_tasks: int = 4
-    slice_points: int = 13
+    meta: Effort = META_EFFORT
+    slice_tasks: int = 3
+    slice_points: int = 11
     accuracy_tasks: int = 400
 
     def __post_init__(self) -> None:
         check("n_tasks", self.n_tasks, at_least(2))
+        check("meta_tasks", self.meta_tasks, at_least(1))
         check("seed", self.seed, SEED)
         check("alpha", self.alpha, ABOVE_ZERO)
         check("adaptive_alpha", self.adaptive_alpha, ABOVE_ZERO)
@@ -162,25 +168,19 @@ def measure(model: Pretrained, splits: Mapping[str, Split], settings: Settings, 
     for name in (TRAIN, TEST):
         _check_data(name, splits[name], model)
     origin = provenance(next(iter(model.params.values())).device)
-    learner = plain_maml(model.config, model.model)
-    tasks = _tasks(splits[TEST], model.config, settings)
     rows: dict[str, list[Figures]] = {name: [] for name in SURFACES}
-    minima: dict[str, list[int]] = {name: [] for name in SURFACES}
     frame = random_frame(model.params, settings.seed)
-    bar = tqdm(total=len(tasks), desc=model.name, unit="task", disable=not progress, mininterval=BAR_SECONDS)
-    with bar:
-        for index, task in enumerate(tasks):
-            for name, surface in (("erm", erm_surface(learner, task)), ("maml", maml_surface(learner, task))):
-                generator = torch.Generator().manual_seed(settings.seed + index)
-                effort = getattr(settings, name)
-                rows[name].append(measure_surface(surface, model.params, settings, effort, generator))
-                if index < settings.slice_tasks:
-                    cut = take_slice(surface, frame, centre=f"{name} of {model.name}", points=settings.slice_points)
-                    minima[name].append(len(local_minima(cut)))
-            bar.update()
+    looks = _looks(model, splits, settings)
+    bar = tqdm(looks, desc=model.name, unit="surface", disable=not progress, mininterval=BAR_SECONDS)
+    for name, index, surface in bar:
+        generator = torch.Generator().manual_seed(settings.seed + index)
+        figures = measure_surface(surface, model.params, settings, getattr(settings, name), generator)
+        if name != "meta" and index < settings.slice_tasks:
+            cut = take_slice(surface, frame, centre=f"{name} of {model.name}", points=settings.slice_points)
+            figures["local_minima"] = len(local_minima(cut))
+        rows[name].append(figures)
     columns = {
-        name: {key: [row[key] for row in rows[name]] for key in rows[name][0]} | {"local_minima": minima[name]}
-        for name in SURFACES
+        name: {key: [row[key] for row in found if key in row] for key in found[0]} for name, found in rows.items()
     }
     return (
         identity(model, settings)
@@ -206,18 +206,29 @@ def _plain(value: Any) -> Any:
     return value._asdict() if isinstance(value, Effort) else value
 
 
-def _tasks(split: Split, config: Config, settings: Settings) -> list[Episode]:
-    """Episodes of one task each."""
-    episode = sample_episodes(
+def _looks(model: Pretrained, splits: Mapping[str, Split], settings: Settings) -> list[tuple[str, int, Surface]]:
+    """What is looked at: the name of the surface, the number of the task, and the surface."""
+    learner = plain_maml(model.config, model.model)
+    test = _tasks(splits[TEST], model.config, settings.n_tasks, settings.seed)
+    train = _tasks(splits[TRAIN], model.config, settings.meta_tasks, settings.seed)
+    tasks = [Episode(*(value[index : index + 1] for value in test)) for index in range(settings.n_tasks)]
+    return [
+        *(("erm", index, erm_surface(learner, task)) for index, task in enumerate(tasks)),
+        *(("maml", index, maml_surface(learner, task)) for index, task in enumerate(tasks)),
+        ("meta", 0, maml_surface(learner, train)),
+    ]
+
+
+def _tasks(split: Split, config: Config, n_tasks: int, seed: int) -> Episode:
+    return sample_episodes(
         split,
         n_way=config.n_way,
         k_shot=config.k_shot,
         n_query=config.n_query,
-        n_tasks=settings.n_tasks,
-        generator=torch.Generator().manual_seed(settings.seed),
+        n_tasks=n_tasks,
+        generator=torch.Generator().manual_seed(seed),
         dtype=config.torch_dtype,
     )
-    return [Episode(*(value[task : task + 1] for value in episode)) for task in range(settings.n_tasks)]
 
 
 def _accuracy(model: Pretrained, train: Split, settings: Settings, progress: bool) -> Figures:

@@ -146,9 +146,11 @@ def lanczos(expansion: Expansion, steps: int, generator: torch.Generator) -> Kry
 def eigenpairs(krylov: Krylov, n: int, like: Params, *, lowest: bool = False) -> Eigenpairs:
     """The `n` largest eigenvalues that Lanczos found, or the lowest, the lowest first.
 
+    Each vector is turned so that it points with Lanczos' first one, on every machine.
     Raises UserError for more than it has steps.
     """
     found, mix = torch.linalg.eigh(krylov.projected)
+    mix = mix * torch.where(mix[0] < 0, -1.0, 1.0)
     if not 1 <= n <= len(found):
         raise invalid("n", n, f"at least 1 and at most {len(found)}, Lanczos' steps")
     chosen = range(n) if lowest else range(len(found) - 1, len(found) - 1 - n, -1)
@@ -162,7 +164,7 @@ def eigenpairs(krylov: Krylov, n: int, like: Params, *, lowest: bool = False) ->
 def top_eigenpairs(surface: Surface, params: Params, n: int, *, steps: int, generator: torch.Generator) -> Eigenpairs:
     """The `n` largest eigenvalues of the Hessian, with their vectors, from `steps` products.
 
-    The vectors serve as directions of a slice. Their sign is Lanczos' own.
+    The vectors serve as directions of a slice.
     """
     return eigenpairs(lanczos(expand(surface, params), steps, generator), n, params)
 

@@ -1,8 +1,9 @@
 """The stored measurements side by side, and what they say: does flatter go with better here?
 
-A figure of one model is a mean over tasks, with a Student interval over tasks; one of a variant is a mean over seeds of
-those means, with a Student interval over seeds, which is what a comparison of variants has to be judged by: with three
-seeds its half width is 2.5 standard deviations. The tasks are the same for all models.
+A figure of one model is a mean over tasks, with a Student interval over tasks (one of `meta` is a single figure); one
+of a variant is a mean over seeds of those means, with a Student interval over seeds, which is what a comparison of
+variants has to be judged by: with three seeds its half width is 2.5 standard deviations. The tasks are the same for
+all models.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ NAMES = {
 MEASURES = tuple(NAMES)
 """What is small where a surface is flat."""
 
+COLUMNS = (
+    *((surface, measure) for surface in SURFACES for measure in MEASURES),
+    ("erm", "local_minima"),
+    ("maml", "local_minima"),
+)
 OUTCOMES = ("accuracy", "gap")
 REFERENCE = "maml"
 
@@ -82,7 +88,10 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def per_task(result: Figures, surface: str, measure: str) -> list[float]:
-    """A measure of one model, a figure a task. Raises UserError for another surface or measure than were taken."""
+    """A measure of one model, a figure a task; of `meta` there is one in all.
+
+    Raises UserError for another surface or measure than were taken.
+    """
     check("surface", surface, one_of(*SURFACES))
     figures = result["surfaces"][surface]
     if measure == "top_eigenvalue":
@@ -91,14 +100,14 @@ def per_task(result: Figures, surface: str, measure: str) -> list[float]:
     return figures[measure]
 
 
-def rows(results: Sequence[Figures], measures: Sequence[str] = (*MEASURES, "local_minima")) -> list[Row]:
-    """A row a model, in the order of `results`."""
+def rows(results: Sequence[Figures]) -> list[Row]:
+    """A row a model, in the order of `results`: MEASURES of every surface, and local minima where they were counted."""
     return [
         Row(
             result["model"],
             result["variant"],
             result["seed"],
-            {f"{s} {m}": mean_of(per_task(result, s, m)) for s in SURFACES for m in measures},
+            {f"{surface} {measure}": mean_of(per_task(result, surface, measure)) for surface, measure in COLUMNS},
             {
                 "accuracy": _outcome(result["accuracy"]["test"]),
                 "train accuracy": _outcome(result["accuracy"]["train"]),
@@ -196,7 +205,7 @@ def verdict(found: Sequence[Correlation]) -> str:
         )
     lines.append(
         f"This is of {n} models, which are not independent: they are a few variants with the same seeds. "
-        f"Of {len(found)} intervals about {0.05 * len(found):.0f} leave out 0 by chance. "
+        f"Of {len(found)} intervals about {0.05 * len(found):.1f} leave out 0 by chance. "
         "It says what goes together, not what makes what."
     )
     return "\n".join(lines)

@@ -26,7 +26,7 @@ from .plane import PlaneLoss, loss_at
 from .scenes import Scene
 
 POINT = "point"  # the name of the only parameter
-VARIANTS = ("maml", "fomaml", "low", "up", "both")  # the others need a head or several samples
+VARIANTS = ("maml", "low", "up", "both")
 NO_DATA = Episode(*[torch.empty(1, 0)] * 4)  # the losses are all there is
 
 
@@ -67,6 +67,11 @@ def walk(scene: Scene, config: Config, start: Mark | None = None) -> Walk:
     Raises UserError for a variant that means nothing on a plane and for a start that is not finite; Diverged where a
     step leads beyond all numbers.
     """
+    return walk_and_objective(scene, config, torch.empty(0, 2, dtype=torch.float64), start)[0]
+
+
+def walk_and_objective(scene: Scene, config: Config, points: Tensor, start: Mark | None = None) -> tuple[Walk, Tensor]:
+    """`walk`, and `objective` at the points [..., 2]: all inner loops at once, which takes about as long as some."""
     theta = {POINT: torch.tensor(scene.start if start is None else start, dtype=torch.float64)}
     check_finite("start", theta[POINT])
     rows = []
@@ -76,8 +81,12 @@ def walk(scene: Scene, config: Config, start: Mark | None = None) -> Walk:
         rows.append((here.point, _lower(here, config), there.point - here.point, there.outcome.query_loss))
         theta = add_scaled(theta, grads, -config.outer_lr)
     outer, lower, upper, perturbed_loss = (torch.stack(column) for column in zip(*rows, strict=True))
-    inner = inner_paths(scene, config, outer)
-    return Walk(outer, inner, lower, upper, losses(scene.support, inner), losses(scene.query, inner), perturbed_loss)
+    paths = inner_paths(scene, config, torch.cat([outer, points.reshape(-1, 2)]))
+    inner, others = paths.split([len(outer), len(paths) - len(outer)])
+    return (
+        Walk(outer, inner, lower, upper, losses(scene.support, inner), losses(scene.query, inner), perturbed_loss),
+        losses(scene.query, others[:, -1]).view(points.shape[:-1]),
+    )
 
 
 def inner_paths(scene: Scene, config: Config, points: Tensor) -> Tensor:
@@ -112,9 +121,11 @@ def losses(loss: PlaneLoss, points: Tensor) -> Tensor:
     return torch.from_numpy(values)
 
 
-def variant_of(alpha_low: float, alpha_up: float) -> str:
-    """What the two radii make of MAML: maml, low, up or both."""
-    return (("maml", "up"), ("low", "both"))[alpha_low > 0][alpha_up > 0]
+def radii(config: Config) -> tuple[float, float]:
+    """The lower and the upper radius that take effect: 0 where the variant does not perturb."""
+    check("variant", config.variant, one_of(*VARIANTS))
+    kind = KINDS[config.variant]
+    return config.alpha_low if kind.low else 0.0, config.alpha_up if kind.up else 0.0
 
 
 def _outer_gradient(scene: Scene, config: Config, theta: Params, step: int) -> tuple[Params, list[_Look]]:
@@ -122,7 +133,7 @@ def _outer_gradient(scene: Scene, config: Config, theta: Params, step: int) -> t
     looks: list[_Look] = []
     gradient = sharpen(
         _watched(scene, config, looks),
-        config.alpha_up if KINDS[config.variant].up else 0.0,
+        radii(config)[1],
         adaptive=config.adaptive,
         reuse=config.reuse_lower_perturbation,
     )
@@ -153,15 +164,12 @@ def _lower(look: _Look, config: Config) -> Tensor:
 
 
 def _rule(config: Config) -> InnerRule:
-    check("variant", config.variant, one_of(*VARIANTS), "The others need a head, or more than one sample.")
-    kind = KINDS[config.variant]
     return InnerRule(
         inner_lr=config.inner_lr,
         steps=config.inner_steps,
-        alpha_low=config.alpha_low if kind.low else 0.0,
+        alpha_low=radii(config)[0],
         adaptive=config.adaptive,
         through=config.perturbation_gradient == "through",
-        first_order=kind.first_order,
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..landscape.scenes import Scene
-from ..landscape.walks import Walk, grid, losses, variant_of
+from ..landscape.walks import Walk, grid, losses, radii
 
 Array = npt.NDArray[np.float64]
 
@@ -198,9 +198,10 @@ def _plane(ax: Axes, scene: Scene, title: str) -> None:
 
 
 def _title(scene: Scene, config: Config) -> str:
-    radii = rf"$\alpha_{{low}}$ = {config.alpha_low:g}, $\alpha_{{up}}$ = {config.alpha_up:g}"
+    low, up = radii(config)
+    name = (("MAML", "Sharp-MAML up"), ("Sharp-MAML low", "Sharp-MAML both"))[low > 0][up > 0]
     steps = f"{config.inner_steps} inner step{'s' if config.inner_steps > 1 else ''} of {config.inner_lr:g}"
-    return f"{scene.title}: {variant_of(config.alpha_low, config.alpha_up)}, {radii}, {steps}"
+    return rf"{scene.title}: {name}, $\alpha_{{low}}$ = {low:g}, $\alpha_{{up}}$ = {up:g}, {steps}"
 
 
 def _legend() -> list[Line2D]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -159,7 +160,7 @@ def assumption(found: Mapping[str, Differences], marked: Mapping[str, float], li
 def _mark(ax: Axes, marked: Mapping[str, float]) -> None:
     for label, value in marked.items():
         ax.axvline(value, color="0.55", linewidth=0.9, linestyle=":", zorder=0)
-        ax.annotate(label, (value, 1.01), xycoords=IN_X, ha="center", va="bottom", fontsize="small")
+        ax.annotate(textwrap.fill(label, 12), (value, 1.01), xycoords=IN_X, ha="center", va="bottom", fontsize="small")
 
 
 def _lengths(n_params: int) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:

@@ -157,7 +157,7 @@ def _relief(axes: Any, cut: Slice, norm: colors.Normalize, levels: Levels) -> No
     lowest, highest = levels[0], levels[-1]
     axes.set_zlim(*(np.log10([lowest, highest]) if logarithmic else (lowest, highest)))
     if logarithmic:
-        shown = [value for value in _round_numbers(lowest, highest) if lowest <= value <= highest]
+        shown = _round_numbers(lowest, highest)
         axes.set_zticks(np.log10(shown), [f"{value:g}" for value in shown])
     for setter, range_ in zip((axes.set_xticks, axes.set_yticks), cut.coordinates, strict=True):
         setter(_three(range_))
@@ -167,10 +167,10 @@ def _relief(axes: Any, cut: Slice, norm: colors.Normalize, levels: Levels) -> No
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten around a range; over more than two of them the powers alone."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 2 else (1,)
-    return [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    """1, 2 and 5 times powers of ten in a range; where these are more than six, the powers alone."""
+    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    fine = [step * power for power in powers for step in (1, 2, 5) if low <= step * power <= high]
+    return fine if len(fine) <= 6 else [power for power in powers if low <= power <= high]
 
 
 def _three(coordinates: Tensor) -> list[float]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from ..theory.census import Census, Plane
 from ..theory.lemma1 import TwoTasks
@@ -67,36 +68,40 @@ def births(found: Sequence[Census], name: str, l1: float) -> Figure:
 def extra_counts(found: Mapping[str, tuple[float, Sequence[Census]]]) -> Figure:
     """How many stationary points MAML's loss has and L has not, by inner_lr * l1; one panel a function.
 
-    found  by name of the function: its l1, and its census at each inner_lr
+    found  by name of the function: its l1, and its census at each inner_lr, ascending
+
+    A count is drawn from where it was taken to the next one, so nothing appears before it was seen.
     """
+    drawn: set[str] = set()
     with sns.axes_style("ticks"):
         columns = min(3, len(found))
         rows = -(-len(found) // columns)
         figure, axes = plt.subplots(
-            rows, columns, figsize=(3.2 * columns, 2.3 * rows + 0.4), squeeze=False, sharex=True, layout="constrained"
+            rows, columns, figsize=(3.2 * columns, 2.3 * rows + 0.4), squeeze=False, layout="constrained"
         )
         for ax in axes.flat[len(found) :]:
             ax.set_visible(False)
-        for ax, (name, (l1, counts)) in zip(axes.flat, found.items(), strict=False):
+        for i, (ax, (name, (l1, counts))) in enumerate(zip(axes.flat, found.items(), strict=False)):
             x = [census.inner_lr * l1 for census in counts]
             total = np.zeros(len(x))
             for kind in KINDS:
-                of_kind = [
-                    sum(new and k == kind for new, k in zip(c.extra, c.points.kinds, strict=True)) for c in counts
-                ]
-                ax.fill_between(x, total, total + of_kind, step="mid", color=COLOURS[kind], alpha=0.75, linewidth=0)
-                total = total + of_kind
-            ax.step(x, total, where="mid", color="0.15", linewidth=1)
+                top = total + [_new(census, kind) for census in counts]
+                if (top > total).any():
+                    drawn.add(kind)
+                    ax.fill_between(x, total, top, step="post", color=COLOURS[kind], alpha=0.75, linewidth=0)
+                total = top
+            ax.step(x, total, where="post", color="0.15", linewidth=1)
             _threshold(ax, label=False)
             ax.set(title=name, ylim=(0, max(4.0, 1.15 * total.max())))
             ax.title.set_fontsize("medium")
             ax.yaxis.get_major_locator().set_params(integer=True)
-        for ax in axes[-1]:
-            ax.set_xlabel(THRESHOLD)
+            if i + columns >= len(found):  # the last of its column
+                ax.set_xlabel(THRESHOLD)
         for ax in axes[:, 0]:
             ax.set_ylabel("extra points")
-        patches = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[kind], alpha=0.75, linewidth=0) for kind in KINDS[:3]]
-        figure.legend(patches, KINDS[:3], loc="outside lower center", ncols=3, frameon=False)
+        kinds = [kind for kind in KINDS if kind in drawn]
+        patches = [Patch(color=COLOURS[kind], alpha=0.75, linewidth=0) for kind in kinds]
+        figure.legend(patches, kinds, loc="outside lower center", ncols=max(1, len(kinds)), frameon=False)
         sns.despine(figure)
     return figure
 
@@ -168,6 +173,10 @@ def _point(ax: Axes, x: float, y: float, kind: str, new: bool, size: float = 34)
     """Filled where L has it too, hollow where only L(theta') does."""
     face = "white" if new else COLOURS[kind]
     ax.scatter(x, y, s=size, marker=MARKERS[kind], facecolor=face, edgecolor=COLOURS[kind], linewidth=1.2, zorder=3)
+
+
+def _new(census: Census, kind: str) -> int:
+    return sum(extra and k == kind for extra, k in zip(census.extra, census.points.kinds, strict=True))
 
 
 def _threshold(ax: Axes, label: bool = True) -> None:

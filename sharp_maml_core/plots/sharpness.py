@@ -16,7 +16,7 @@ from ..landscape.rescale import Rescaled
 from ..landscape.summary import MEASURES, Correlation, Mean, Row, over_seeds
 
 COLOURS = dict(zip(("maml", "low", "up", "both"), sns.color_palette("colorblind"), strict=False))
-SURFACE_LABELS = {"maml": "MAML loss", "erm": "ERM loss"}
+SURFACE_LABELS = {"maml": "MAML loss", "erm": "ERM loss", "meta": "meta-objective"}
 LABELS = {
     "top_eigenvalue": "top eigenvalue",
     "trace": "trace",
@@ -24,6 +24,7 @@ LABELS = {
     "sharpness": "sharpness,\nmaximised",
     "adaptive_sharpness": "adaptive\nsharpness",
     "accuracy": "test accuracy",
+    "train accuracy": "accuracy,\ntraining classes",
     "gap": "generalisation gap",
 }
 # What is drawn of a sweep. The measures that move are full lines; those that are said not to are broken ones, each
@@ -64,12 +65,12 @@ def measures(table: Sequence[Row]) -> Figure:
         for row, surface in enumerate(SURFACE_LABELS)
         for column, measure in enumerate(MEASURES)
     ]
-    panels += [(row, last, name, LABELS[name]) for row, name in enumerate(("accuracy", "gap"))]
+    panels += [(row, last, name, LABELS[name]) for row, name in enumerate(("accuracy", "train accuracy", "gap"))]
     means = over_seeds(table)
     with sns.axes_style("ticks"):
         widths = {"width_ratios": [1.0] * len(MEASURES) + [0.15, 1.0]}
         figure, axes = plt.subplots(
-            2, last + 1, figsize=(12.5, 4.2), sharey=True, layout="constrained", gridspec_kw=widths
+            len(SURFACE_LABELS), last + 1, figsize=(12.5, 6.0), sharey=True, layout="constrained", gridspec_kw=widths
         )
         for row, column, name, label in panels:
             ax = axes[row, column]

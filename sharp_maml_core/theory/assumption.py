@@ -67,14 +67,14 @@ def verdicts(differences: Array) -> list[str]:
 
 
 def readings(alpha: float, n_params: int) -> dict[str, float]:
-    """The standard deviations that alpha stands for, by what it is said to be.
+    """The standard deviation that alpha stands for, by what it is said to be.
 
     Raises UserError for alpha <= 0 or k < 1.
     """
     check("alpha", alpha, ABOVE_ZERO)
     check("n_params", n_params, at_least(1))
     root = math.sqrt(n_params)
-    return {"deviation": alpha, "radius": alpha / root, "radius squared (D.2)": alpha**2 / root}
+    return {"α as deviation": alpha, "α as radius": alpha / root, "α² as radius (D.2)": alpha**2 / root}
 
 
 def measure_differences(

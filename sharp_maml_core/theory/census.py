@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 from tqdm import tqdm
 
-from ..checks import ABOVE_ZERO, Allowed, at_least, check
+from ..checks import ABOVE_ZERO, Allowed, at_least, check, check_finite
 from ..evaluate import BAR_SECONDS
 from .lemma1 import composed
 from .polynomials import exact, polynomial
@@ -27,7 +27,7 @@ class Census(NamedTuple):
     points  all of them
     extra   of each, whether L does not have it
     lost    how many stationary points of L are none of F: 0, by Lemma 1 a)
-    unmade  how many minimisers of L are none of F: 0, by b); what is degenerate for F is not counted
+    unmade  how many minimisers of L are none of F: 0, by b); where a Hessian that was searched for cannot tell, none
     """
 
     inner_lr: float
@@ -66,9 +66,11 @@ def census(function: Function, inner_lr: float | Fraction, own: Points | None = 
     check("inner_lr", inner_lr, ABOVE_ZERO)
     own = own or function.stationary_points()
     if function.coefficients:
+        still = {MINIMUM}
         rate = Fraction(str(inner_lr))
         points = exact(composed_coefficients(function.coefficients, rate), *function.box[0])
     else:
+        still = {MINIMUM, DEGENERATE}
         points = search(composed(function.loss, float(inner_lr)), function.box)
     kept: dict[int, str] = {}  # index in points -> what it is for L
     near = _SAME * max(high - low for low, high in function.box)
@@ -77,7 +79,7 @@ def census(function: Function, inner_lr: float | Fraction, own: Points | None = 
         if len(away) and float(away.min()) <= near:
             kept[int(away.argmin())] = kind
     extra = tuple(i not in kept for i in range(len(points.kinds)))
-    unmade = sum(kind == MINIMUM and points.kinds[i] not in (MINIMUM, DEGENERATE) for i, kind in kept.items())
+    unmade = sum(kind == MINIMUM and points.kinds[i] not in still for i, kind in kept.items())
     return Census(float(inner_lr), points, extra, len(own.kinds) - len(kept), unmade)
 
 
@@ -103,7 +105,7 @@ def plane(function: Function, inner_lr: float, points: int = 81) -> Plane:
 
 
 def slider(function: Function, inner_lrs: Sequence[float], points: int = 161) -> dict[str, Any]:
-    """What a slider over inner_lr shows of a function of one variable, as numbers and lists that JSON can hold.
+    """What a slider over inner_lr shows of a function of one variable: numbers, text and lists, for JSON.
 
     x, loss      where, and the values of L
     inner_lr     the positions of the slider
@@ -113,7 +115,8 @@ def slider(function: Function, inner_lrs: Sequence[float], points: int = 161) ->
 
     Numbers have 5 significant digits: 60 positions and 161 points are about 100 KB.
 
-    Raises UserError for a function of more variables, no or fewer than 2 positions or points, or a rate not above 0.
+    Raises UserError for a function of more variables, no position, fewer than 2 points, or a rate that is not above 0
+    or so large that F overflows.
     """
     check("function", function.name, Allowed("one of one variable", lambda _: function.dimension == 1))
     check("points", points, at_least(2))
@@ -123,6 +126,8 @@ def slider(function: Function, inner_lrs: Sequence[float], points: int = 161) ->
     counts = [census(function, rate, own) for rate in inner_lrs]
     own_value = vmap(function.loss)
     values = [vmap(composed(function.loss, rate)) for rate in inner_lrs]
+    lines = [value(x) for value in values]
+    check_finite("composed", torch.stack(lines))
     return {
         "function": function.name,
         "formula": function.formula,
@@ -133,7 +138,7 @@ def slider(function: Function, inner_lrs: Sequence[float], points: int = 161) ->
         "loss": _list(own_value(x)),
         "own": _rows(own, own_value(own.at), (False,) * len(own.kinds)),
         "inner_lr": [_short(rate) for rate in inner_lrs],
-        "composed": [_list(value(x)) for value in values],
+        "composed": [_list(line) for line in lines],
         "stationary": [
             _rows(found.points, value(found.points.at), found.extra)
             for found, value in zip(counts, values, strict=True)

@@ -24,7 +24,7 @@ def polynomial(coefficients: Sequence[Fraction]) -> Any:
 def exact(coefficients: Sequence[Fraction], low: float = -math.inf, high: float = math.inf) -> Points:
     """The stationary points in [low, high] of the polynomial sum_i coefficients[i] x^i, float64 [n, 1].
 
-    Real roots of the derivative are isolated with their multiplicities, and then halved down to neighbouring floats,
+    Real roots of the derivative are isolated with their multiplicities, and then found to the last bit,
     all in rational arithmetic. Between roots the derivative has one sign, and the signs on both sides say what a root
     is, also where the second derivative is zero: from - to + is a minimum, from + to - a maximum, no change degenerate.
 
@@ -48,7 +48,7 @@ def exact(coefficients: Sequence[Fraction], low: float = -math.inf, high: float 
 
 
 def _root(terms: list[int], slope: list[int], left: Fraction, right: Fraction) -> float:
-    """The root of a polynomial with simple roots in an open interval that has just one, to the last digit.
+    """The root of a polynomial with simple roots in an open interval that has just one, rounded to the nearest float.
 
     The ends of the interval may be roots too; the sign beside one is that of the slope.
     """
@@ -61,7 +61,8 @@ def _root(terms: list[int], slope: list[int], left: Fraction, right: Fraction) -
         if value == 0:
             return float(middle)
         left, right = (middle, right) if (value > 0) == above_left else (left, middle)
-    return float(left)
+    border = (Fraction(float(left)) + Fraction(float(right))) / 2
+    return float(right) if (_scaled_value(terms, border) > 0) == above_left else float(left)
 
 
 def _scaled_value(terms: list[int], x: Fraction) -> int:

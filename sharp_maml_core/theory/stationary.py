@@ -23,10 +23,10 @@ MINIMUM, SADDLE, MAXIMUM, DEGENERATE = KINDS = ("minimum", "saddle", "maximum", 
 Box = tuple[tuple[float, float], ...]
 """(low, high) of each coordinate."""
 
-ZERO = 1e-7  # an eigenvalue is zero below this share of the largest: Newton finds double roots to about 1e-8
+ZERO = 1e-7  # an eigenvalue is zero below this share of the largest, or in a search of the median Hessian at the starts
 SAME = 1e-6  # two points are one below this share of the box
 SMALL = 1e-11  # a gradient is zero below this share of the median gradient at the starts
-_NEWTON_STEPS = 40  # a triple root comes nearer by a third each step
+_NEWTON_STEPS, _FREE_STEPS = 40, 10  # a triple root comes nearer by a third each step
 _STARTS, _CELLS = {1: 128, 2: 20}, {1: 256, 2: 32}
 _CHECKS = 8
 _MOST_DAMPING = 1e12
@@ -57,9 +57,9 @@ class Points(NamedTuple):
         return self.kinds.count(kind)
 
 
-def inertia(hessian: Tensor, zero: float = ZERO) -> Inertia:
-    """Of a symmetric matrix [d, d]; eigenvalues of at most `zero` times the largest in modulus count as zero."""
-    return Inertia(*_signs(hessian[None], zero)[0].tolist())
+def inertia(hessian: Tensor) -> Inertia:
+    """Of a symmetric matrix [d, d]; eigenvalues of at most `ZERO` times the largest in modulus count as zero."""
+    return Inertia(*_signs(hessian[None])[0].tolist())
 
 
 def kind(signs: Inertia) -> str:
@@ -93,18 +93,23 @@ def search(
     check("starts", starts, at_least(2))
     check("cells", cells, at_least(1))
     gradient, hessian = vmap(grad(loss)), vmap(jacrev(grad(loss)))
-    scale = float(gradient(_grid(box, starts)).norm(dim=1).median())
+    first = _grid(box, starts)
+    small = SMALL * float(gradient(first).norm(dim=1).median())
+    flat = ZERO * float(hessian(first).norm(dim=(1, 2)).median())
     generator = torch.Generator().manual_seed(seed)
 
     def with_more(found: Tensor, starts: Tensor) -> Tensor:
-        return _distinct(torch.cat([found, _newton(gradient, hessian, starts, box, scale)]), box)
+        return _distinct(torch.cat([found, _newton(gradient, hessian, starts, box, small)]), box)
 
-    found = with_more(torch.empty(0, len(box), dtype=torch.float64), _grid(box, starts))
+    def signs_at(found: Tensor) -> Tensor:
+        return _signs(hessian(found), flat) if len(found) else torch.empty(0, 3, dtype=torch.int64)
+
+    found = with_more(first[:0], first)
     complete = False
     for _ in range(_CHECKS):
         lines = [_lines(low, high, cells, generator) for low, high in box]
         degrees = _degrees_1d(gradient, *lines) if len(box) == 1 else _degrees_2d(gradient, *lines)
-        missing = _unexplained(degrees, found, hessian, lines)
+        missing = _unexplained(degrees, found, signs_at(found), lines)
         before = len(found)
         if not missing.any():
             starts *= 2
@@ -113,7 +118,7 @@ def search(
                 break
         for cell in (missing > 0).nonzero().tolist():
             found = with_more(found, _grid([axis[i : i + 2].tolist() for axis, i in zip(lines, cell, strict=True)], 16))
-    return Points(found, tuple(kind(Inertia(*signs)) for signs in _signs(hessian(found)).tolist()), complete)
+    return Points(found, tuple(kind(Inertia(*signs)) for signs in signs_at(found).tolist()), complete)
 
 
 def descend(loss: Callable[[Tensor], Tensor], start: Tensor, *, small: float, steps: int = 500) -> Tensor:
@@ -145,42 +150,45 @@ def descend(loss: Callable[[Tensor], Tensor], start: Tensor, *, small: float, st
     raise invalid("start", found, f"near a stationary point, with one of at most {small}")
 
 
-def _signs(hessians: Tensor, zero: float = ZERO) -> Tensor:
-    """Inertia of symmetric matrices [n, d, d]: int64 [n, 3]."""
+def _signs(hessians: Tensor, floor: float = 0.0) -> Tensor:
+    """Inertia of symmetric matrices [n, d, d]: int64 [n, 3]; what is not above the floor counts as zero too."""
     eigenvalues = torch.linalg.eigvalsh((hessians + hessians.mT) / 2)
-    tolerance = zero * eigenvalues.abs().amax(1, keepdim=True)
+    tolerance = (ZERO * eigenvalues.abs().amax(1, keepdim=True)).clamp(min=floor)
     negative, positive = (eigenvalues < -tolerance).sum(1), (eigenvalues > tolerance).sum(1)
     return torch.stack([negative, hessians.shape[1] - negative - positive, positive], 1)
 
 
 def _grid(box: Sequence[Sequence[float]], n: int) -> Tensor:
-    """n points per coordinate, the ends among them, [n^d, d]."""
+    """A grid of n points per coordinate, the ends among them, [n^d, d]."""
     axes = [torch.linspace(low, high, n, dtype=torch.float64) for low, high in box]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
 
 
 def _newton(
-    gradient: Callable[[Tensor], Tensor], hessian: Callable[[Tensor], Tensor], starts: Tensor, box: Box, scale: float
+    gradient: Callable[[Tensor], Tensor], hessian: Callable[[Tensor], Tensor], starts: Tensor, box: Box, small: float
 ) -> Tensor:
-    """Where Newton's method leads from the starts, as far as it is in the box and stationary."""
+    """Where Newton's method leads from the starts, as far as it is in the box and stationary.
+
+    After some free ones each step has to be shorter than the last. One that is not ends a point's way: it wanders, or
+    rounding is all that is left of its steps; the gradient says which.
+    """
     low, high = torch.tensor(box, dtype=torch.float64).T
     longest = 0.1 * float((high - low).norm())
     ends: list[Tensor] = []
-    x = starts
-    for _ in range(_NEWTON_STEPS):
-        g = gradient(x)
-        step, info = torch.linalg.solve_ex(hessian(x), g)
-        length = step.norm(dim=1, keepdim=True)
-        moved = x - step * (longest / length).clamp(max=1)
-        near = ((moved - x).norm(dim=1) <= 1e-14 * longest) | (g.norm(dim=1) == 0)
-        ends.append(torch.where((g.norm(dim=1) == 0)[:, None], x, moved)[near])
-        outside = ((moved < low - longest) | (moved > high + longest)).any(1)
-        x = moved[~near & ~outside & (info == 0) & moved.isfinite().all(1)]
+    x, last = starts, torch.full((len(starts),), math.inf, dtype=torch.float64)
+    for count in range(_NEWTON_STEPS):
+        step, info = torch.linalg.solve_ex(hessian(x), gradient(x))
+        length = step.norm(dim=1)
+        moved = x - step * (longest / length).clamp(max=1)[:, None]
+        away = ((moved < low - longest) | (moved > high + longest)).any(1) | (info != 0) | ~moved.isfinite().all(1)
+        done = (length <= 1e-14 * longest) | (length > 0.9 * last if count > _FREE_STEPS else False)
+        ends.append(moved[done & ~away])
+        x, last = moved[~done & ~away], length[~done & ~away]
         if not len(x):
             break
     x = torch.cat([*ends, x])
     x = x[((x >= low) & (x <= high)).all(1)]
-    return _distinct(x[gradient(x).norm(dim=1) <= SMALL * scale] if len(x) else x, box)
+    return _distinct(x[gradient(x).norm(dim=1) <= small] if len(x) else x, box)
 
 
 def _distinct(x: Tensor, box: Box) -> Tensor:
@@ -243,14 +251,12 @@ def _turning(gradient: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -
     return turned.reshape(shape)
 
 
-def _unexplained(degrees: Tensor, found: Tensor, hessian: Callable[[Tensor], Tensor], lines: list[Tensor]) -> Tensor:
+def _unexplained(degrees: Tensor, found: Tensor, signs: Tensor, lines: list[Tensor]) -> Tensor:
     """By how much the degree of each cell differs from the sum of the indices of the points in it; NaN: not known."""
     missing = degrees.clone()
-    if len(found):
-        signs = _signs(hessian(found))
-        index = torch.where(signs[:, 0] % 2 == 0, 1.0, -1.0).double()
-        cell = [torch.bucketize(found[:, i].contiguous(), axis[1:-1]) for i, axis in enumerate(lines)]
-        missing.index_put_(tuple(cell), -index, accumulate=True)
-        degenerate = signs[:, 1] > 0
-        missing[tuple(axis[degenerate] for axis in cell)] = 0
+    index = torch.where(signs[:, 0] % 2 == 0, 1.0, -1.0).double()
+    cell = [torch.bucketize(found[:, i].contiguous(), axis[1:-1]) for i, axis in enumerate(lines)]
+    missing.index_put_(tuple(cell), -index, accumulate=True)
+    degenerate = signs[:, 1] > 0
+    missing[tuple(axis[degenerate] for axis in cell)] = 0
     return missing.abs()

@@ -27,11 +27,13 @@ from sharp_maml_core.landscape.surfaces import erm_surface, maml_surface, plain_
 EFFORT = Effort(4, 2, 1, 0)
 SETTINGS = Settings(
     n_tasks=2,
+    meta_tasks=2,
     alpha=0.1,
     adaptive_alpha=0.2,
     top=2,
     erm=EFFORT,
     maml=EFFORT,
+    meta=EFFORT,
     slice_tasks=1,
     slice_points=5,
     accuracy_tasks=4,
@@ -109,6 +111,18 @@ def test_each_task_has_the_figures_of_its_own_surfaces(results, checkpoints: Pat
         first = build(learner, Episode(*(value[:1] for value in tasks)))
         cut = take_slice(first, random_frame(model.params, 0), points=5)
         assert figures["local_minima"] == [len(local_minima(cut))]
+
+
+def test_the_meta_objective_is_a_mean_over_tasks_of_the_training_classes(results, checkpoints: Path, splits) -> None:
+    model = pretrained.load("easy-both-seed0", folder=checkpoints)
+    seen = sample_episodes(
+        splits["train"], n_way=3, k_shot=1, n_query=2, n_tasks=2, generator=torch.Generator().manual_seed(0)
+    )
+    expansion = expand(maml_surface(plain_maml(model.config, model.model), seen), model.params)
+    figures = results[1]["surfaces"]["meta"]
+    assert figures["loss"] == pytest.approx([expansion.value], rel=1e-5)
+    assert figures["gradient_norm"] == pytest.approx([float(expansion.gradient.norm())], rel=1e-5)
+    assert {len(values) for values in figures.values()} == {1}
 
 
 def test_all_models_are_seen_by_the_same_function(results, checkpoints: Path, splits) -> None:
@@ -326,16 +340,16 @@ def test_the_verdict_says_which_way_and_how_sure() -> None:
     sharp = {"maml": [1.0, 2.0, 3.0, 4.0], "low": [5.0, 6.0, 7.0, 8.0]}
     falling = {"maml": [0.9, 0.8, 0.7, 0.6], "low": [0.5, 0.4, 0.3, 0.2]}
     found = summary.correlations(table_of(sharp, falling))
-    assert len(found) == 20
+    assert len(found) == 30
     assert all(one.rho == pytest.approx(-1 if one.outcome == "accuracy" else 1) for one in found)
     said = summary.verdict(found)
     assert said.startswith("Flatter goes with higher test accuracy by top eigenvalue (erm; rho -1.00, -1.00 to -0.8")
-    assert "sharper does by none of the measures, and 0 of 10 measures do not tell" in said
+    assert "sharper does by none of the measures, and 0 of 15 measures do not tell" in said
     assert "Flatter goes with a smaller gap by top eigenvalue" in said
     mixed = {"maml": [0.5, 0.9, 0.4, 0.6], "low": [0.7, 0.3, 0.8, 0.2]}
     unsure = summary.verdict(summary.correlations(table_of(sharp, mixed)))
     assert "Flatter goes with higher test accuracy by none of the measures" in unsure
-    assert "10 of 10 measures do not tell" in unsure
+    assert "15 of 15 measures do not tell" in unsure
     assert "8 models" in unsure
     other = [Correlation("maml", "trace", "accuracy", 0.9, 0.5, 0.98, 9)]
     assert "sharper does by trace (maml; rho +0.90, +0.50 to +0.98)" in summary.verdict(other)
@@ -353,7 +367,7 @@ def test_densities_integrate_to_one_and_are_means_over_models(results) -> None:
 
 
 def test_figures_that_were_not_taken_are_refused(results) -> None:
-    with pytest.raises(UserError, match="surface='up' is not allowed: it must be one of erm, maml"):
+    with pytest.raises(UserError, match="surface='up' is not allowed: it must be one of erm, maml, meta"):
         summary.per_task(results[0], "up", "trace")
     with pytest.raises(UserError, match="measure='flatness' is not allowed: it must be one of top_eigenvalue, loss"):
         summary.per_task(results[0], "erm", "flatness")

@@ -256,6 +256,15 @@ def test_residuals_are_those_of_the_vectors() -> None:
         assert float((expansion.hvp(v) - value * v).norm()) == pytest.approx(residual, abs=1e-13)
 
 
+def test_vectors_point_with_the_first_one() -> None:
+    surface, params, _ = quadratic()
+    expansion = expand(surface, params)
+    for seed in range(5):
+        krylov = lanczos(expansion, 5, seeded(seed))
+        for vector in eigenpairs(krylov, 5, params).vectors:
+            assert float(flat(vector) @ krylov.basis[0]) > 0
+
+
 def test_the_loss_along_an_eigenvector_bends_as_its_value_says() -> None:
     learner, params = of(SmoothNet())
     surface = maml_surface(learner, small_task((1, 8, 8)))

@@ -30,7 +30,7 @@ def table(seeds: int) -> list[Row]:
             variant,
             seed,
             {name: Mean(10 * place + seed + i, 1.0, 5) for i, name in enumerate(names)},
-            {"accuracy": Mean(0.5 + 0.1 * seed, 0.01, 9), "gap": Mean(0.1 * place, 0.01, 9)},
+            {name: Mean(0.5 + 0.1 * seed, 0.01, 9) for name in ("accuracy", "train accuracy", "gap")},
         )
         for place, variant in enumerate(VARIANTS)
         for seed in range(seeds)
@@ -40,13 +40,13 @@ def table(seeds: int) -> list[Row]:
 def panels(figure) -> dict[str, plt.Axes]:
     """By row and label."""
     drawn = [ax for ax in figure.axes if ax.get_xlabel()]
-    return {(row, ax.get_xlabel()): ax for i, ax in enumerate(drawn) for row in [i // (len(drawn) // 2)]}
+    return {(row, ax.get_xlabel()): ax for i, ax in enumerate(drawn) for row in [i // (len(drawn) // 3)]}
 
 
 def test_each_seed_is_a_dot_and_each_variant_a_mean_with_its_interval() -> None:
     figure = sharpness.measures(table(3))
     found = panels(figure)
-    assert len(found) == 2 * len(MEASURES) + 2
+    assert len(found) == 3 * len(MEASURES) + 3
     ax = found[1, "trace"]  # of the erm loss: number 1 of the names
     dots = [line.get_xdata().tolist() for line in ax.lines if line.get_fillstyle() == "none"]
     assert dots == [[10.0 * place + seed + 1 for seed in range(3)] for place in range(3)]

@@ -1,6 +1,6 @@
 """A bound on the error over new tasks that is not vacuous: PAC-Bayes with tasks, or classes, as units.
 
-python -m sharp_maml_core.theory.certificate book/results/certificate-glyphs.json
+python -m sharp_maml_core.theory.certificate book/results/certificate/glyphs.json
 """
 
 from .bounds import draws, gaussian_divergence, kl, kl_inverse, log_moment, new_classes, new_tasks

@@ -58,6 +58,7 @@ from ...checks import ABOVE_ZERO, PROBABILITY, Allowed, at_least
 from .._numbers import Array, numbers
 
 ERROR = Allowed("between 0 and 1", lambda value: 0 <= value <= 1)
+_LARGEST = np.finfo(np.float64).max
 _SERIES_BELOW, _SERIES_TERMS = 0.05, 12  # there the rest of ln's series is below rounding; above, nothing cancels badly
 
 
@@ -186,10 +187,10 @@ def _kl(q: Array, p: Array) -> Array:
 def _part(q: Array, p: Array, d: Array) -> Array:
     """Q h(d / q), where p = q + d; its limit d where q is 0."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        x = np.where(q > 0, d / q, 0.0)
+        x, ratio = np.where(q > 0, d / q, 0.0), np.fmin(p / q, _LARGEST)  # q is subnormal where that overflows
         near = np.clip(x, -_SERIES_BELOW, _SERIES_BELOW)
         series = sum((-near) ** k / k for k in range(_SERIES_TERMS + 1, 1, -1))
-        return np.where(np.abs(x) < _SERIES_BELOW, q * series, d - q * np.log(p / q)) + np.where(q > 0, 0.0, d)
+        return np.where(np.abs(x) < _SERIES_BELOW, q * series, d - q * np.log(ratio)) + np.where(q > 0, 0.0, d)
 
 
 def _surprise(q: Array) -> Array:

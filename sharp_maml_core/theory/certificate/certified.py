@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...checks import PROBABILITY, check
+from ...checks import PROBABILITY, at_least, check
 from ...evaluate import ACCURACY, Evaluation
 from .bounds import draws, new_classes, new_tasks
 
@@ -21,17 +21,22 @@ class Certificate:
     learner     whose error it is
     unit        "tasks": new tasks of the classes that the certificate's own tasks were drawn from (Theorem T).
                 "classes": tasks of classes that were dealt to the unseen part and never looked at (Theorem C).
-    n_units     M, how many independent units it rests on; divergence  KL(Q || P), in nats
+    n_units     M, how many units it rests on; n_unseen  M' of Theorem C, 0 for tasks
+    divergence  KL(Q || P), in nats
     empirical   the mean error on the seen tasks, in [0, 1]
+    n_draws     how many draws that is the mean of, where it is an estimate, with `delta_draws` for Theorem D; else 0
     measured    the mean error on fresh tasks of what is certified, with half its 95% interval
     """
 
     learner: str
     unit: str
     n_units: int
+    n_unseen: int
     divergence: float
     delta: float
     empirical: float
+    n_draws: int
+    delta_draws: float
     bound: float
     measured: float
     interval: float
@@ -59,11 +64,7 @@ def certify_tasks(learner: str, seen: Seen, fresh: Tensor, delta: float, *, rand
     Raises UserError for a delta outside (0, 1).
     """
     check("delta", delta, PROBABILITY)
-    empirical = float(seen.errors.mean())
-    for_draws = DRAWS_SHARE * delta if random else 0.0
-    upper = draws(empirical, len(seen.errors), for_draws) if random else empirical
-    bound = new_tasks(upper, seen.divergence, seen.n_units, delta - for_draws)
-    return _certificate(learner, "tasks", seen, fresh, delta, float(bound))
+    return _certificate(learner, "tasks", seen, 0, fresh, delta, DRAWS_SHARE * delta if random else 0.0)
 
 
 def certify_classes(
@@ -74,24 +75,43 @@ def certify_classes(
     n_unseen    M', the unseen classes over n_way; fresh  [n] errors of their tasks, to compare with
     candidates  how many learners are certified by the same tasks; Theorem D has to hold for all
 
-    Raises UserError for a delta outside (0, 1).
+    Raises UserError for a delta outside (0, 1), or less than one candidate or unseen task's worth of classes.
     """
     check("delta", delta, PROBABILITY)
-    upper = draws(float(seen.errors.mean()), len(seen.errors), DRAWS_SHARE * delta / candidates)
-    bound = new_classes(upper, seen.divergence, seen.n_units, n_unseen, (1 - DRAWS_SHARE) * delta)
-    return _certificate(learner, "classes", seen, fresh, delta, float(bound))
+    check("candidates", candidates, at_least(1))
+    check("n_unseen", n_unseen, at_least(1))
+    return _certificate(learner, "classes", seen, n_unseen, fresh, delta, DRAWS_SHARE * delta, candidates)
 
 
-def _certificate(learner: str, unit: str, seen: Seen, fresh: Tensor, delta: float, bound: float) -> Certificate:
+def _certificate(
+    learner: str,
+    unit: str,
+    seen: Seen,
+    n_unseen: int,
+    fresh: Tensor,
+    delta: float,
+    for_draws: float,
+    candidates: int = 1,
+) -> Certificate:
+    empirical, rest = float(seen.errors.mean()), delta - for_draws
+    n_draws, delta_draws = (len(seen.errors), for_draws / candidates) if for_draws else (0, 0.0)
+    upper = draws(empirical, n_draws, delta_draws) if n_draws else empirical
+    if unit == "classes":
+        bound = new_classes(upper, seen.divergence, seen.n_units, n_unseen, rest)
+    else:
+        bound = new_tasks(upper, seen.divergence, seen.n_units, rest)
     measured = Evaluation(1 - fresh, ACCURACY)
     return Certificate(
-        learner,
-        unit,
-        seen.n_units,
-        seen.divergence,
-        delta,
-        float(seen.errors.mean()),
-        bound,
-        1 - measured.mean,
-        measured.interval,
+        learner=learner,
+        unit=unit,
+        n_units=seen.n_units,
+        n_unseen=n_unseen,
+        divergence=seen.divergence,
+        delta=delta,
+        empirical=empirical,
+        n_draws=n_draws,
+        delta_draws=delta_draws,
+        bound=float(bound),
+        measured=1 - measured.mean,
+        interval=measured.interval,
     )

@@ -45,12 +45,11 @@ def certify_checkpoints(
     check("delta", delta, PROBABILITY)
     checkpoints = [pretrained.load(name, folder=folder) for name in names]
     config = checkpoints[0].config
-    for other in checkpoints[1:]:
-        for setting in TASK_SETTINGS:
-            if getattr(other.config, setting) != getattr(config, setting):
-                raise invalid(
-                    setting, getattr(other.config, setting), f"{getattr(config, setting)!r}, as in {names[0]}"
-                )
+    for setting in TASK_SETTINGS:
+        wanted = getattr(config, setting)
+        for name, found in ((other.name, getattr(other.config, setting)) for other in checkpoints):
+            if found != wanted:
+                raise invalid(f"{name}.{setting}", found, f"{wanted!r}, as in {names[0]}")
     split = load_split(config.dataset, "test", root=config.data_root or None)
     if not isinstance(split, ImageSplit):
         raise invalid("names", tuple(names), "classifiers: their errors are between 0 and 1")

@@ -10,6 +10,7 @@ noise along d axes only, and the prior is as wide as training's own steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -105,6 +106,8 @@ def fit(
     mean = torch.zeros(len(plane.axes), dtype=torch.float64)
     log_std = torch.full_like(mean, FIRST_STD).log()
     adam = torch.optim.Adam([mean, log_std], lr=STEP)
+    steps = epochs * math.ceil(n_tasks / config.n_tasks)
+    fading = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, steps)  # so that the last draws do not decide
     bar = tqdm(
         total=epochs * n_tasks,
         desc="fitting the posterior",
@@ -122,6 +125,7 @@ def fit(
                 mean.grad = slope + mean / n_units
                 log_std.grad = slope * noise * std + (std**2 - 1) / n_units
                 adam.step()
+                fading.step()
                 bar.update(episode.n_tasks)
     return Posterior(plane, mean, log_std.exp())
 

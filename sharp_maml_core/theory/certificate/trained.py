@@ -19,8 +19,10 @@ from ...data import ImageSplit, load_split
 from ...errors import invalid
 from ...learners import Learner, build_learner
 from ...models import model_for
-from ...params import Params, norm
+from ...params import Params
 from ...train import TrainState, meta_train
+from ..experiments import Experiment, experiment
+from .bounds import draws
 from .certified import Certificate, Seen, certify_classes, certify_tasks
 from .plane import Plane, Posterior, fit, plane_of
 from .tasks import Draw, blocks, deal, task_errors
@@ -36,16 +38,19 @@ class Trained(NamedTuple):
     posteriors    over the plane, by unit
     errors        mean 0-1 error on fresh tasks of the seen classes, of the last checkpoint of the prior's training, of
                   the plane's centre, and of the mean of the posterior for tasks, by these names
-    n_params, norm  k and ||theta|| of the last checkpoint, which Theorem 2 asks for
-    classes       how many there were for the prior, seen and unseen
+    held_out      what Theorem D alone says of the centre, from its errors on the fresh tasks: a bound for a learner
+                  that learns nothing from the seen classes
+    experiment    of the last checkpoint and the classes for the prior and seen, which Theorem 2 asks for
+    classes       how many there were for the prior, seen and unseen; identity  of the split that they are of
     """
 
     certificates: list[Certificate]
     posteriors: dict[str, Posterior]
     errors: dict[str, float]
-    n_params: int
-    norm: float
+    held_out: float
+    experiment: Experiment
     classes: dict[str, int]
+    identity: str
 
 
 def certify_trained(
@@ -81,11 +86,14 @@ def certify_trained(
     generator = torch.Generator().manual_seed(config.seed)
     prior, seen, unseen = deal(split, (for_prior, n_seen * config.n_way, n_unseen * config.n_way), generator)
 
-    learner = build_learner(config, model_for(config, split))
+    model = model_for(config, split)
+    learner = build_learner(config, model)
     last, plane = _train(learner, config, prior, dimension, progress)
+    # A posterior wants the gradient of its own loss, not of the upper level's neighbourhood.
+    descent = build_learner(config.replace(alpha_up=0.0), model)
     posteriors = {
         unit: fit(
-            learner,
+            descent,
             plane,
             seen,
             config,
@@ -107,19 +115,30 @@ def certify_trained(
     mine = torch.cat([errors(of_tasks.draw, seen, n_tasks, config.seed) for _ in range(passes)])
     fresh, drawn = (errors(posterior.draw, seen, n_fresh, other) for posterior in (of_tasks, of_classes))
     new = errors(of_classes.draw, unseen, n_fresh, other)
-    name = f"{config.variant}, drawn from {dimension} axes"
     fixed: dict[str, Draw] = {"last": lambda _: last, "centre": lambda _: plane.centre, "mean": of_tasks.at_mean}
+    without_noise = {key: float(errors(draw, seen, n_fresh, other).mean()) for key, draw in fixed.items()}
+    name = f"{config.variant}, drawn from {dimension} axes"
+    n_images, n_classes = (sum(count(part) for part in (prior, seen)) for count in (_images, _classes))
     return Trained(
         [
             certify_tasks(name, Seen(mine, n_tasks, of_tasks.divergence), fresh, delta, random=True),
             certify_classes(name, Seen(drawn, n_seen, of_classes.divergence), n_unseen, new, delta),
         ],
         posteriors,
-        {key: float(errors(draw, seen, n_fresh, other).mean()) for key, draw in fixed.items()},
-        sum(value.numel() for value in last.values()),
-        float(norm(last)),
-        {"prior": for_prior, "seen": len(seen.images), "unseen": len(unseen.images)},
+        without_noise,
+        float(draws(without_noise["centre"], n_fresh, delta)),
+        experiment(config.variant, last, n_images, n_classes, config.n_way),
+        {"prior": _classes(prior), "seen": _classes(seen), "unseen": _classes(unseen)},
+        split.identity,
     )
+
+
+def _classes(split: ImageSplit) -> int:
+    return len(split.counts)
+
+
+def _images(split: ImageSplit) -> int:
+    return int(split.counts.sum())
 
 
 def _train(learner: Learner, config: Config, split: ImageSplit, dimension: int, progress: bool) -> tuple[Params, Plane]:

@@ -223,9 +223,7 @@ def upper_gradient() -> Figures:
 
 
 def _three_tasks() -> Problem:
-    return random_problem(
-        torch.Generator().manual_seed(0), n_tasks=3, support_noise=Noise(0.5), query_noise=Noise(0.5)
-    )
+    return random_problem(torch.Generator().manual_seed(0), n_tasks=3, support_noise=Noise(0.5), query_noise=Noise(0.5))
 
 
 def _nearly_linear(sigma: float) -> Problem:
@@ -243,7 +241,7 @@ def _nearly_linear(sigma: float) -> Problem:
 
 
 def _one_centre(sigma: float) -> Problem:
-    """One task in one dimension, support and query loss both 10 (sqrt(1 + theta^2 / 100) - 1): the minimum of F is 0."""
+    """One task in one dimension, both losses 10 (sqrt(1 + theta^2 / 100) - 1): the minimum of F is 0."""
     generator = torch.Generator().manual_seed(0)
     task = random_problem(generator, n_tasks=1, dim=1, query_scale=10.0, width=10.0, spread=0.0)
     return Problem(task.shape, task.query, task.query, Noise(), Noise(sigma))

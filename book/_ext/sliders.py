@@ -58,7 +58,7 @@ class Sliders(SphinxDirective):
         page = Path("../" * self.env.docname.count("/")) / "_static" / "data" / name
         html = (
             f'<div class="sliders" data-kind="{kind}"><script type="application/json">{text}</script>'
-            "<noscript><p>This figure needs JavaScript. The static one on this page shows the same.</p></noscript></div>"
+            "<noscript><p>This needs JavaScript. The static figure on this page shows the same.</p></noscript></div>"
             f'<p class="stamp">Its numbers: <a href="{page.as_posix()}" download>{name}</a></p>'
         )
         return [nodes.raw("", html, format="html")]

@@ -40,7 +40,6 @@ from .scenes import Scene
 from .walks import Walk, grid, losses, objective, walk
 
 FORMAT = "sharp-maml scene 1"
-POINTS = 33
 ALPHAS_LOW = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ALPHAS_UP = tuple(round(0.05 * i, 2) for i in range(21))
 
@@ -84,7 +83,7 @@ def read_export(text: str) -> Exported:
 
 
 def _exported(scene: Scene) -> Exported:
-    points = grid(scene, POINTS)
+    points = grid(scene)
     surfaces: list[Any] = []
     walks: list[list[dict[str, Any]]] = []
     with tqdm(

@@ -58,8 +58,8 @@ class Effort(NamedTuple):
 
 
 # A product of `maml` costs about 15 times one of `erm`, which has 5 images. On CIFAR-FS (Conv4, 32 filters) the largest
-# eigenvalue then has a residual under 1% of itself, the fifth of `maml` one of up to a half; ascents of three times the
-# steps found at most 2% more on the tasks that were tried.
+# eigenvalue then has a residual of up to 3% of itself, the fifth of `maml` one of up to a half; ascents of three times
+# the steps found at most 2% more on the tasks that were tried.
 ERM_EFFORT, MAML_EFFORT, META_EFFORT = Effort(30, 16, 12, 1), Effort(12, 2, 4, 0), Effort(10, 2, 4, 0)
 
 

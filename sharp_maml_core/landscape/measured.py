@@ -20,13 +20,14 @@ from ..errors import invalid
 from ..files import write_text
 from ..memory import keep_freed_memory
 from .measure import TEST, TRAIN, Figures, Settings, identity, measure
+from .stored import VARIANTS
 
 
 def read(path: Path) -> Figures:
     """One stored measurement. Raises UserError, naming the file, for anything else."""
     try:
         values = json.loads(path.read_text())
-        if not {"model", "variant", "settings", "surfaces", "accuracy", "provenance"} <= set(values):
+        if not {"model", "variant", "seed", "settings", "surfaces", "accuracy", "provenance"} <= set(values):
             raise ValueError("it lacks a part")
     except (OSError, TypeError, ValueError) as error:
         raise invalid(
@@ -36,8 +37,14 @@ def read(path: Path) -> Figures:
 
 
 def read_all(folder: Path, dataset: str) -> list[Figures]:
-    """All stored measurements of a data set, by name; empty where there are none."""
-    return [read(path) for path in sorted(folder.glob(f"{dataset}-*.json"))]
+    """All stored measurements of a data set, in the order of VARIANTS and then of seeds; empty where there are none."""
+    found = [read(path) for path in folder.glob(f"{dataset}-*.json")]
+
+    def place(values: Figures) -> tuple[int, str, int]:
+        variant = values["variant"]
+        return VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS), variant, values["seed"]
+
+    return sorted(found, key=place)
 
 
 def measure_all(

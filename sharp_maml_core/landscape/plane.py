@@ -1,7 +1,7 @@
 r"""Losses on a plane: a closed form and a spline, with the two derivatives that Eq. 10 needs.
 
-Value, gradient and Hessian are formulas, and autograd is told so: what would be a graph of some forty operations is
-one, and a trajectory can be computed anew while a slider moves. A third derivative is refused.
+Value, gradient and Hessian are formulas, and autograd is told so: a dozen operations and the graphs of their derivatives
+become one operation, and a walk can be computed anew while a slider moves. A third derivative is refused.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _product(u: list[Any], rows: Any, v: list[Any]) -> Any:
 
 def _derivative(point: Tensor, loss: PlaneLoss, order: int) -> Tensor:
     """The derivatives of one order, as a tensor that can be differentiated: point [2] -> [], [2] or [2, 2]."""
-    # Only the one kind can be mapped; binding its arguments by name alone took a fifth of a walk's time.
+    # Only the one kind can be mapped; binding its arguments by name alone took about a fifth of a walk's time.
     kind = _Mapped if torch._C._are_functorch_transforms_active() else _Derivative
     return kind.apply(point, loss, order)
 

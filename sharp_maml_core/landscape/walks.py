@@ -2,7 +2,7 @@ r"""The way of theta through a scene, as the core goes it: Eq. 9 and 11-15 on tw
 
 An outer step is the paper's own, theta <- theta - outer_lr * h with h of Eq. 10, 14 or 15; there is no Adam in it. What
 goes is `adapt.task_gradient` inside of `meta.sharpen`. `build_learner`, given the same losses as a module, returns the
-same to the last bit in twice the time: it carries the parameters into the module at every look.
+same to the last bit in nearly twice the time: it carries the parameters into the module at every look.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def objective(scene: Scene, config: Config, points: Tensor) -> Tensor:
     return losses(scene.query, ends).view(points.shape[:-1])
 
 
-def grid(scene: Scene, points: int = 41) -> Tensor:
+def grid(scene: Scene, points: int = 33) -> Tensor:
     """Points on the scene's window: float64 [points, points, 2], the first coordinate along the first dimension.
 
     Raises UserError for fewer than two.

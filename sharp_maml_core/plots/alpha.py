@@ -15,6 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 from torch import Tensor
 
@@ -84,8 +85,8 @@ class ScenePicture:
             for artist in part.moving():
                 part.ax.draw_artist(artist)
         file = io.BytesIO()
-        # The alpha channel is all ones, and little time is worth more here than few bytes.
-        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(file, "png", compress_level=1)
+        # There is nothing behind it to shine through, and little time is worth more here than few bytes.
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(file, "png", compress_level=1)
         return file.getvalue()
 
 
@@ -235,11 +236,14 @@ def _place(ends: tuple[Line2D, Line2D], points: Array) -> None:
 
 
 def _marks(ax: Axes, scene: Scene) -> list[Any]:
+    figure = ax.get_figure()
+    assert figure is not None
+    below = ax.transData + ScaledTranslation(0, -9 / 72, figure.dpi_scale_trans)  # an annotation is slower
+    style: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": "small", "animated": True}
     artists: list[Any] = []
     for name, (x, y) in scene.marks.items():
         artists += ax.plot(x, y, "+", color="black", markersize=8, animated=True)
-        artists.append(ax.annotate(name, (x, y), (0, -9), textcoords="offset points", animated=True))
-        artists[-1].set(ha="center", va="top", fontsize="small")
+        artists.append(ax.text(x, y, name, transform=below, **style))
     return artists
 
 

@@ -116,9 +116,15 @@ def way(cut: Slice, trajectory: Trajectory, note: str = "") -> Figure:
         x, y = trajectory.path.numpy().T
         left.plot(x, y, ".-", color=PATH, linewidth=1.2, markersize=5)
         for index, where in ((0, "start"), (-1, "end")):
-            label = f"{where}, iteration {trajectory.iterations[index]}"
+            beyond = x[index] > cut.coordinates[0].mean()  # then the words go to the left of the point
             left.annotate(
-                label, (x[index], y[index]), (6, 6), textcoords="offset points", fontsize="small", bbox=_LABEL
+                f"{where}, iteration {trajectory.iterations[index]}",
+                (x[index], y[index]),
+                (-6 if beyond else 6, 6),
+                textcoords="offset points",
+                ha="right" if beyond else "left",
+                fontsize="small",
+                bbox=_LABEL,
             )
         for share, setter, name in zip(trajectory.explained, (left.set_xlabel, left.set_ylabel), cut.axes, strict=True):
             setter(f"{name} ({share:.0%} of the variance)")

@@ -113,9 +113,9 @@ def planes(panels: Sequence[tuple[Plane, Census]], name: str, l1: float) -> Figu
             1, len(panels), figsize=(3.3 * len(panels), 4.2), squeeze=False, sharey=True, layout="constrained"
         )
         for ax, (plane, census) in zip(axes[0], panels, strict=True):
-            lowest = plane.values.min()
-            heights = np.log10(plane.values - lowest + 1e-2 * (np.median(plane.values) - lowest))
-            ax.contourf(plane.x, plane.y, heights, levels=24, cmap=_LIGHT)
+            x, y, values = (part.numpy() for part in plane)
+            above = values - values.min()
+            ax.contourf(x, y, np.log10(above + 1e-2 * np.median(above)), levels=24, cmap=_LIGHT)
             for (x, y), kind, new in zip(census.points.at.tolist(), census.points.kinds, census.extra, strict=True):
                 _point(ax, x, y, kind, new)
             ax.set(xlabel=r"$\theta_1$", aspect="equal")
@@ -150,19 +150,20 @@ def curvatures(panels: Sequence[tuple[str, float, Curvatures]]) -> Figure:
             1, len(panels), figsize=(4.3 * len(panels), 3.6), squeeze=False, layout="constrained"
         )
         for ax, (title, rate, found) in zip(axes[0], panels, strict=True):
-            line = np.geomspace(float(found.before[0]) / 1.5, float(found.before[-1]) * 1.5, 400)
+            before, measured = found.before.numpy(), found.after.numpy()
+            line = np.geomspace(before[0] / 1.5, before[-1] * 1.5, 400)
             ax.loglog(line, line, "--", color=OWN, linewidth=1, label="as before")
             ax.loglog(
                 line, line * (1 - rate * line) ** 2, color="0.15", linewidth=1, label=r"$\lambda(1-\beta\lambda)^2$"
             )
-            ax.loglog(found.before, found.after, "o", color=COMPOSED, markersize=4.5, alpha=0.8, label="measured")
+            ax.loglog(before, measured, "o", color=COMPOSED, markersize=4.5, alpha=0.8, label="measured")
             if line[0] < 2 / rate < line[-1]:
                 ax.axvline(2 / rate, color="0.8", linewidth=1, zorder=0)
                 ax.annotate(r" $2/\beta$", (2 / rate, 0), xycoords=("data", "axes fraction"), va="bottom", color="0.4")
             ax.set(xlabel=r"$\lambda$ of the support loss", title=title)
             ax.title.set_fontsize("medium")
             ax.set_xlim(line[0], line[-1])
-            ax.set_ylim(float(found.after.min()) / 3, max(float(found.after.max()), line[-1]) * 2)
+            ax.set_ylim(measured.min() / 3, max(measured.max(), line[-1]) * 2)
             ax.legend(frameon=False, loc="upper left", fontsize="small")
         axes[0, 0].set_ylabel("the same for MAML's loss")
         sns.despine(figure)

@@ -57,7 +57,7 @@ def densities(curves: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]) -> Figu
 def measures(table: Sequence[Row]) -> Figure:
     """Each measure of each variant beside accuracy and gap: open dots are seeds, full ones their mean.
 
-    Bars are 95% intervals over seeds; of a variant with one seed there is none, and none is drawn.
+    Bars are 95% intervals over seeds; of a variant with one seed, over its tasks. A figure that has neither has no bar.
     """
     last = len(MEASURES) + 1
     panels = [
@@ -75,9 +75,10 @@ def measures(table: Sequence[Row]) -> Figure:
         for row, column, name, label in panels:
             ax = axes[row, column]
             for place, (variant, figures) in enumerate(means.items()):
-                seeds = [(one.figures | one.outcomes)[name].mean for one in table if one.variant == variant]
-                ax.plot(seeds, [place] * len(seeds), "o", markersize=4, fillstyle="none", color=_colour(variant))
-                _mean(ax, figures[name], place, _colour(variant))
+                seeds = [(one.figures | one.outcomes)[name] for one in table if one.variant == variant]
+                values = [seed.mean for seed in seeds]
+                ax.plot(values, [place] * len(seeds), "o", markersize=4, fillstyle="none", color=_colour(variant))
+                _mean(ax, figures[name] if len(seeds) > 1 else seeds[0], place, _colour(variant))
             ax.set_xlabel(label, fontsize="small")
             ax.tick_params(labelsize="small")
             ax.locator_params(axis="x", nbins=4)

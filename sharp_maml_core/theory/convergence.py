@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx  # torch.compile's own recorder; there is no public name for it
 from tqdm import tqdm
 
-from ..checks import at_least, check, check_finite
+from ..checks import at_least, check
 from ..config import Config
 from ..episode import Episode
 from ..errors import invalid
@@ -22,7 +22,7 @@ from ..evaluate import Z95
 from ..learners import build_learner
 from .biased_maml import Update, query_of
 from .convergence_bounds import Steps, checked, theorem_steps
-from .problems import Problem
+from .problems import Problem, check_points
 
 RECORD_AFTER = 70
 
@@ -111,9 +111,7 @@ def descend(
     Raises UserError for a horizon below 1, a start that is not [R, d] or not finite, and steps out of range.
     """
     check("horizon", horizon, at_least(1))
-    if start.ndim != 2 or start.shape[1] != problem.dim:
-        raise invalid("start", tuple(start.shape), f"[repetitions, {problem.dim}]")
-    check_finite("start", start)
+    check_points("start", start, problem, "repetitions")
     theta = start.clone()
     outer = optimizer([theta], lr=checked(steps).outer_lr)  # type: ignore[call-arg]
     squares = []
@@ -142,8 +140,10 @@ def rate(
     at_one      the steps at T = 1; see `theorem_steps`
     progress    what to call a progress bar; empty for none
 
-    Raises UserError for fewer than two horizons, and as `descend` and `theorem_steps`.
+    Raises UserError for fewer than two horizons or repetitions, and as `descend` and `theorem_steps`.
     """
+    check_points("start", start, problem, "repetitions")
+    check("repetitions", len(start), at_least(2))
     if len(set(horizons)) < 2:
         raise invalid("horizons", tuple(horizons), "at least two different ones")
     averages = []

@@ -68,6 +68,7 @@ def lemma5_biases(constants: Constants, steps: Steps) -> Biases:
 
 def lemma3(constants: Constants, inner_lr: float, biases: Biases, sigma_b: float) -> float:
     """The right-hand side of Eq. 31, a bound on E ||grad F - h_bar||^2 where xi and psi are independent."""
+    _check_terms(inner_lr, biases, sigma_b)
     (l0, l1, *_), b, (gamma_g, gamma_h) = constants, inner_lr, biases
     spread = gamma_g**2 + sigma_b**2
     return 4 * l1**2 * b**2 * spread + 4 * b**2 * (
@@ -81,6 +82,7 @@ def lemma3_sharper(constants: Constants, inner_lr: float, biases: Biases, sigma_
     Minkowski's inequality for (I - b H_hat)(grad q(theta') - grad q(theta_hat)) - b (H - H_hat) grad q(theta'), and
     E ||theta' - theta_hat||^2 = b^2 (gamma_g^2 + sigma_b^2) at most, without the paper's factor 2.
     """
+    _check_terms(inner_lr, biases, sigma_b)
     (l0, l1, *_), b, (gamma_g, gamma_h) = constants, inner_lr, biases
     moved = l1 * b * math.hypot(gamma_g, sigma_b)
     return ((1 + b * (l1 + gamma_h)) * moved + b * gamma_h * l0) ** 2
@@ -97,17 +99,25 @@ def variance_repaired(constants: Constants, inner_lr: float, biases: Biases, sig
 
 
 def _variance(constants: Constants, b: float, biases: Biases, sigma_b: float, factor: float) -> float:
+    _check_terms(b, biases, sigma_b)
     l0, l1, _, sigma, *_ = constants
     query = 4 * factor * sigma**2 + 16 * (biases.gamma_h**2 + l1**2) * b**2 * sigma**2
     return query + 16 * b**2 * sigma_b**2 * (sigma**2 + l0**2)
 
 
+def _check_terms(inner_lr: float, biases: Biases, sigma_b: float) -> None:
+    for name, value in (biases._asdict() | {"inner_lr": inner_lr, "sigma_b": sigma_b}).items():
+        check(name, float(value), at_least(0))
+
+
 def descent(problem: Problem, start: float, horizon: int, steps: Steps, variance: float, squared_bias: float) -> float:
     """2 start / (outer_lr T) + L_F outer_lr variance + bias^2; start is F(theta_1) - inf F, or F(theta_1) where F >= 0.
 
-    Raises UserError where outer_lr is above 1/L_F, and the inequality is not proved.
+    Raises UserError where outer_lr is above 1/L_F, and the inequality is not proved; for a horizon below 1, steps out
+    of range, and a start that is not finite.
     """
     check("horizon", horizon, at_least(1))
+    check("start", float(start), Allowed("a number", math.isfinite))
     smoothness = problem.smoothness(steps.inner_lr)
     small = Allowed(f"at most 1/L_F = {1 / smoothness:.4g}", lambda value: value * smoothness <= 1)
     check("outer_lr", checked(steps).outer_lr, small)
@@ -136,7 +146,7 @@ def one_batch(problem: Problem, start: float, horizon: int, steps: Steps) -> flo
     It needs what the paper does not assume, Lipschitz samples: sample_l1 for their gradients, sample_l2 for the support
     samples' Hessians. With outer_lr, inner_lr and alpha_up of order 1/sqrt(T) it is O(1/sqrt(T)).
     """
-    variance = one_batch_deviation(problem.constants, checked(steps), problem.n_tasks) ** 2
+    variance = one_batch_deviation(problem.constants, steps, problem.n_tasks) ** 2
     return descent(problem, start, horizon, steps, variance, one_batch_bias(problem.constants, steps) ** 2)
 
 
@@ -157,6 +167,7 @@ def one_batch_deviation(constants: Constants, steps: Steps, n_tasks: int) -> flo
     What D is the distance to, MAML's update, is a mean over tasks with independent samples.
     """
     l0, l1, _, sigma, *_ = constants
+    check("n_tasks", n_tasks, at_least(1))
     b = steps.inner_lr
     one_task = b * sigma * math.hypot(l0, sigma) + (1 + b * l1) * sigma * math.hypot(1, b * l1)
     return _moved(constants, steps) + one_task / math.sqrt(n_tasks)
@@ -169,6 +180,6 @@ def _moved(constants: Constants, steps: Steps) -> float:
     Hessian by sample_l2 r, and E ||grad L(theta_hat; D', xi')||^2 <= G^2 for MAML's theta_hat.
     """
     l0, _, _, sigma, sample_l1, sample_l2 = constants
-    b, reach = steps.inner_lr, steps.alpha_up + steps.alpha_low
+    b, reach = checked(steps).inner_lr, steps.alpha_up + steps.alpha_low
     by_adapted = (1 + b * sample_l1) * sample_l1 * (steps.alpha_up + b * sample_l1 * reach)
     return by_adapted + b * sample_l2 * reach * math.hypot(l0, sigma)

@@ -14,11 +14,11 @@ import torch
 from scipy.optimize import root
 from torch import Tensor
 
-from ..checks import Allowed, check
+from ..checks import Allowed, at_least, check
 from ..errors import UserError
 from .biased_maml import same, sharp_gradient
 from .convergence_bounds import Steps, checked, one_batch_bias
-from .problems import Problem
+from .problems import Problem, check_points
 
 ONE_TASK = Allowed("1: with more, the perturbation depends on the samples of all tasks together", lambda n: n == 1)
 
@@ -44,9 +44,11 @@ def mean_update(problem: Problem, theta: Tensor, steps: Steps) -> Tensor:
 def floor(problem: Problem, steps: Steps, start: Tensor) -> float:
     """||grad F||^2 at the zero of the mean update that is found from start [d]: the floor for outer_lr -> 0.
 
-    Raises UserError as `mean_update` and `checked` do, and where no zero is found.
+    Raises UserError as `mean_update` and `checked` do, for a start that is not [d] or not finite, and where no zero is
+    found.
     """
     checked(steps)
+    check_points("start", start, problem)
     theta = _zero(lambda point: mean_update(problem, point, steps), start)
     return float(problem.objective_gradient(theta, steps.inner_lr).square().sum())
 
@@ -64,8 +66,10 @@ def floors(
 def stationary_point(problem: Problem, inner_lr: float, start: Tensor) -> Tensor:
     """The stationary point of F [d] that is found from start [d]; inner_lr = 0 gives that of ERM on D' (Eq. 5).
 
-    Raises UserError where none is found.
+    Raises UserError for an inner_lr below 0, a start that is not [d] or not finite, and where none is found.
     """
+    check("inner_lr", inner_lr, at_least(0))
+    check_points("start", start, problem)
     return _zero(lambda point: problem.objective_gradient(point, inner_lr), start)
 
 

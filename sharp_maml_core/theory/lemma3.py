@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..checks import ABOVE_ZERO, at_least, check
 from .biased_maml import estimates, same
 from .convergence_bounds import Biases, lemma3, lemma3_sharper
-from .problems import SHAPES, Noise, Problem, random_problem
+from .problems import SHAPES, Noise, Problem, check_points, random_problem
 
 
 class Lemma3(NamedTuple):
@@ -43,9 +43,13 @@ class Lemma3(NamedTuple):
 def evaluate_lemma3(problem: Problem, theta: Tensor, inner_lr: float, eps: Tensor, eps_m: Tensor) -> Lemma3:
     """Both sides at theta [d] for given perturbations eps [d], eps_m [M, d], with the gamma_g, gamma_h that they make.
 
-    Exact up to rounding. Raises UserError for an inner_lr that is not above 0.
+    Exact up to rounding. Raises UserError for an inner_lr that is not above 0, and for theta, eps or eps_m of another
+    shape or not finite.
     """
     check("inner_lr", inner_lr, ABOVE_ZERO)
+    for name, value in (("theta", theta), ("eps", eps)):
+        check_points(name, value, problem)
+    check_points("eps_m", eps_m, problem, "n_tasks")
     episode = problem.every_sample()
     gradient_hat, hessian_hat = estimates(problem, theta, inner_lr, eps, eps_m, same(episode))  # [samples, M, ...]
     mean_gradient, mean_hessian = gradient_hat.mean(0), hessian_hat.mean(0)

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import ABOVE_ZERO, at_least, check, one_of
+from ..checks import ABOVE_ZERO, at_least, check, check_finite, one_of
 from ..episode import Episode
+from ..errors import invalid
 
 PHASES = 5
 """Phases that a wave may have, evenly spaced. Five make mean, variance and covariances of two harmonics those of a
@@ -278,6 +279,14 @@ def random_problem(
         sides.append(Rows(x, torch.stack([shift, torch.full_like(shift, scale), torch.zeros_like(shift)], -1)))
     support, query = sides
     return Problem(shape, support, query, support_noise, query_noise)
+
+
+def check_points(name: str, theta: Tensor, problem: Problem, *leading: str) -> None:
+    """Raise UserError unless theta is float64, finite, and [*leading, d]; `leading` names other dimensions."""
+    if theta.ndim != len(leading) + 1 or theta.shape[-1] != problem.dim or theta.dtype != torch.float64:
+        wanted = ", ".join([*leading, str(problem.dim)])
+        raise invalid(name, (tuple(theta.shape), theta.dtype), f"[{wanted}] in float64")
+    check_finite(name, theta)
 
 
 class _Linear(nn.Module):

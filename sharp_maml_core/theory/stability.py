@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from ..checks import ABOVE_ZERO, at_least, check
 from ..config import Config
-from ..data import ImageSplit, sample_episodes
+from ..data import ImageSplit, check_split, sample_episodes
 from ..evaluate import BAR_SECONDS, Z95
 from ..learners import Learner
 from ..params import Params
@@ -134,6 +134,9 @@ def measure_changes(
     """
     for name, value in {"n_tasks": n_tasks, "replaced": replaced, "n_query": n_query}.items():
         check(name, value, at_least(1))
+    for k_shot in shots:
+        check("shots", k_shot, at_least(1))
+        check_split(split, n_way=config.n_way, k_shot=k_shot, n_query=n_query + 1)
     found = np.empty((3, len(NEIGHBOURS), len(shots), n_tasks))  # kinds of loss first
     bar = tqdm(
         total=len(shots) * n_tasks,

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ..checks import ABOVE_ZERO, check
-from ..config import config_from
+from ..config import Config
 from ..episode import Episode
 from ..learners import build_learner
 from .biased_maml import Samples, Update, same, sharp_gradient
 from .convergence_bounds import Steps, checked
 from .floors import ONE_TASK
-from .problems import Noise, Problem
+from .problems import Noise, Problem, check_points
 
 _SKEW = 0.7  # of the wave whose bias at a third of its period, 0.29 sigma, is about the largest
 
@@ -52,11 +52,13 @@ def on_rough_noise(update_for: Callable[[Problem, Steps], Update]) -> Callable[[
 
 
 def one_batch_gap(problem: Problem, theta: Tensor, steps: Steps) -> Tensor:
-    """E h with one batch for eps and the update, minus E h with eps from a batch of its own; theta [n, d] -> [n, d].
+    """E h from one batch, minus E h with eps and eps_m from a batch of their own; theta [n, d] -> [n, d].
 
-    Exact, every pair of samples being enumerated. Raises UserError for several tasks.
+    Exact, every pair of samples being enumerated. Raises UserError for several tasks, a theta that is not [n, d] or not
+    finite, and steps out of range.
     """
     check("n_tasks", problem.n_tasks, ONE_TASK)
+    check_points("theta", theta, problem, "n")
     checked(steps)
     episode = problem.every_sample()
     rows, columns = (Episode(*(value.unsqueeze(axis) for value in episode)) for axis in (0, 1))
@@ -80,8 +82,15 @@ def inner_jacobians(problem: Problem, steps: Steps, distances: Sequence[float]) 
     checked(steps)
     for distance in distances:
         check("distances", distance, ABOVE_ZERO)
-    settings = {"inner_lr": steps.inner_lr, "inner_steps": 1, "alpha_low": steps.alpha_low}
-    config = config_from({"variant": "low", "dtype": "float64", "device": "cpu", **settings})
+    config = Config(
+        variant="low",
+        inner_lr=steps.inner_lr,
+        inner_steps=1,
+        alpha_low=steps.alpha_low,
+        perturbation_gradient="through",
+        dtype="float64",
+        device="cpu",
+    )
     learner = build_learner(config, problem.model(), problem.loss)
     x, y = (side[0] for side in problem.support)
     minimiser = torch.linalg.solve(x, y[:, 0])

@@ -7,7 +7,9 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.quiver import Quiver
 from PIL import Image
 
@@ -25,6 +27,11 @@ def drawn(config: Config, picture: ScenePicture) -> Walk:
     walk, objective = walk_and_objective(WELL, config, grid(WELL))
     picture.show(config, walk, objective)
     return walk
+
+
+def circles(ax: Axes) -> list[np.ndarray]:
+    paths = [path for lines in ax.collections if isinstance(lines, LineCollection) for path in lines.get_paths()]
+    return [path.vertices for path in paths if len(path) > 60]  # inner paths are shorter
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -57,17 +64,15 @@ def test_the_figure_shows_the_walk_where_it_went() -> None:
     assert np.array_equal(arrows.get_offsets(), walk.inner[[0, -1], :-1].reshape(-1, 2))
     assert np.array_equal(np.stack([arrows.U, arrows.V], 1), walk.lower[[0, -1]].reshape(-1, 2))
     for line, values in zip(along.lines, (walk.query_loss[:, 0], walk.meta_loss, walk.perturbed_loss), strict=True):
-        assert np.array_equal(line.get_ydata(), np.maximum(values, FLOOR / 10))
+        assert np.array_equal(line.get_ydata(), values.clamp(min=FLOOR / 10))
 
 
 def test_the_ball_has_the_radius_in_the_unit_of_the_axes() -> None:
     walk, objective = walk_and_objective(WELL, BOTH, grid(WELL))
     outer, inner, _ = scene_figure(WELL, BOTH, walk, objective).axes
     for ax, alpha, centres in ((outer, 0.4, walk.outer), (inner, 0.2, walk.inner[:, 0])):
-        circles = [path for c in ax.collections for path in c.get_paths() if len(path.vertices) > 60]
-        assert len(circles) == 2
-        for circle, centre in zip(circles, centres[[0, -1]].numpy(), strict=True):
-            np.testing.assert_allclose(np.linalg.norm(circle.vertices - centre, axis=1), alpha, rtol=1e-12)
+        for circle, centre in zip(circles(ax), centres[[0, -1]].numpy(), strict=True):
+            np.testing.assert_allclose(np.linalg.norm(circle - centre, axis=1), alpha, rtol=1e-12)
         assert ax.get_aspect() == 1
 
 
@@ -77,7 +82,7 @@ def test_without_radii_there_is_no_arrow_and_no_ball() -> None:
     drawn(MAML, picture)
     for ax in picture.figure.axes[:2]:
         assert not any(isinstance(artist, Quiver) for artist in ax.collections)
-        assert not any(len(path.vertices) > 60 for c in ax.collections[-3:] for path in c.get_paths())
+        assert not circles(ax)
 
 
 def test_what_is_brought_up_to_date_is_what_a_full_drawing_shows() -> None:

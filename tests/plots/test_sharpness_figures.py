@@ -60,10 +60,13 @@ def test_each_seed_is_a_dot_and_each_variant_a_mean_with_its_interval() -> None:
     )
 
 
-def test_one_seed_has_no_interval() -> None:
-    ax = panels(sharpness.measures(table(1)))[0, "top eigenvalue"]
-    assert len(ax.containers) == 3
-    assert not any(bar.has_xerr for bar in ax.containers)
+def test_one_seed_has_its_interval_over_tasks_if_there_is_one() -> None:
+    (first, *others) = table(1)
+    single = first._replace(figures=first.figures | {"maml top_eigenvalue": Mean(4.0, math.inf, 1)})
+    ax = panels(sharpness.measures([single, *others]))[0, "top eigenvalue"]
+    assert [bar.has_xerr for bar in ax.containers] == [False, True, True]
+    (segment,) = ax.containers[1].lines[2][0].get_segments()
+    assert np.ptp(segment[:, 0]) == pytest.approx(2.0)
 
 
 def test_densities_are_drawn_as_given() -> None:

@@ -145,11 +145,16 @@ def test_theorem_1(update_for):
         (lambda: learner_update(PROBLEM, "both", STEPS._replace(inner_lr=-1.0)), r"^inner_lr=-1.0"),
         (lambda: learner_update(PROBLEM, "both", STEPS, perturbation_gradient="no"), r"^perturbation_gradient='no'"),
         (lambda: descend(PROBLEM, None, starts(2), STEPS, 0, seeded(0)), r"^horizon=0 .* at least 1"),
-        (lambda: descend(PROBLEM, None, START[0], STEPS, 1, seeded(0)), r"^start=\(2,\) .* \[repetitions, 2\]"),
-        (lambda: descend(PROBLEM, None, START[:, :1], STEPS, 1, seeded(0)), r"^start=\(1, 1\)"),
+        (
+            lambda: descend(PROBLEM, None, START[0], STEPS, 1, seeded(0)),
+            r"^start=\(\(2,\), .* \[repetitions, 2\] in",
+        ),
+        (lambda: descend(PROBLEM, None, START[:, :1], STEPS, 1, seeded(0)), r"^start=\(\(1, 1\)"),
+        (lambda: descend(PROBLEM, None, START.float(), STEPS, 1, seeded(0)), r"^start=.*float32"),
+        (lambda: rate(PROBLEM, None, START, (4, 8), AT_ONE, seed=0), r"^repetitions=1 .* at least 2"),
         (lambda: descend(PROBLEM, None, START * math.nan, STEPS, 1, seeded(0)), r"^start=.* finite"),
-        (lambda: rate(PROBLEM, None, START, (4,), AT_ONE, seed=0), r"^horizons=\(4,\) .* at least two"),
-        (lambda: rate(PROBLEM, None, START, (4, 4), AT_ONE, seed=0), r"^horizons=\(4, 4\)"),
+        (lambda: rate(PROBLEM, None, starts(2), (4,), AT_ONE, seed=0), r"^horizons=\(4,\) .* at least two"),
+        (lambda: rate(PROBLEM, None, starts(2), (4, 4), AT_ONE, seed=0), r"^horizons=\(4, 4\)"),
     ],
 )
 def test_bad_input_is_named(call, message):

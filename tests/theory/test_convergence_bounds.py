@@ -150,6 +150,11 @@ def call(**changes):
         (lambda: call(horizon=0), r"^horizon=0"),
         (lambda: call(steps=STEPS._replace(alpha_low=-1.0)), r"^alpha_low=-1.0 .* at least 0"),
         (lambda: call(steps=STEPS._replace(alpha_up=math.nan)), r"^alpha_up=nan .* finite"),
+        (lambda: call(start=math.nan), r"^start=nan .* finite"),
+        (lambda: bounds.lemma3(CONSTANTS, -0.1, Biases(1, 1), 1), r"^inner_lr=-0.1 .* at least 0"),
+        (lambda: bounds.lemma3_sharper(CONSTANTS, 0.1, Biases(-1, 1), 1), r"^gamma_g=-1.0"),
+        (lambda: bounds.variance_repaired(CONSTANTS, 0.1, Biases(1, 1), -1), r"^sigma_b=-1.0"),
+        (lambda: bounds.one_batch_deviation(CONSTANTS, STEPS, 0), r"^n_tasks=0 .* at least 1"),
         (lambda: call(steps=STEPS._replace(outer_lr=5.0)), r"^outer_lr=5.0 .* at most 1/L_F"),
     ],
 )

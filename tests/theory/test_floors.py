@@ -71,5 +71,9 @@ def test_bad_input_is_named():
         floor(problem(0.1), STEPS._replace(alpha_up=0.1), ORIGIN)
     with pytest.raises(UserError, match=r"^alpha_low=-0.1"):
         floor(problem(0.1), STEPS._replace(alpha_low=-0.1), ORIGIN)
+    with pytest.raises(UserError, match=r"^start=.* \[2\] in float64"):
+        floor(problem(0.1), STEPS, ORIGIN[:1])
+    with pytest.raises(UserError, match=r"^inner_lr=-1.0 .* at least 0"):
+        stationary_point(problem(0.0), -1.0, ORIGIN)
     with pytest.raises(UserError, match=r"^No zero was found from start"):
         stationary_point(problem(0.0), 0.1, ORIGIN + 1e9)

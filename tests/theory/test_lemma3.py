@@ -82,3 +82,7 @@ def test_bad_input_is_named():
     problem, zero = random_problem(seeded(0), n_tasks=1), torch.zeros(2, dtype=torch.float64)
     with pytest.raises(UserError, match=r"^inner_lr=0.0 .* above 0"):
         evaluate_lemma3(problem, zero, 0.0, zero, zero[None])
+    with pytest.raises(UserError, match=r"^eps_m=.* \[n_tasks, 2\]"):
+        evaluate_lemma3(problem, zero, 0.1, zero, zero)
+    with pytest.raises(UserError, match=r"^eps=.* finite"):
+        evaluate_lemma3(problem, zero, 0.1, zero / 0, zero[None])

@@ -96,6 +96,8 @@ def test_bad_input_is_named():
     two = random_problem(seeded(0), n_tasks=2)
     with pytest.raises(UserError, match=r"^n_tasks=2"):
         one_batch_gap(two, THETA, STEPS)
+    with pytest.raises(UserError, match=r"^theta=.* \[n, 2\]"):
+        one_batch_gap(TASK, THETA[0], STEPS)
     with pytest.raises(UserError, match=r"^alpha_up=0.0 .* above 0"):
         roughened(TASK, 0.0)
     with pytest.raises(UserError, match=r"^distances=0.0 .* above 0"):

@@ -173,7 +173,7 @@ def vanishing_inner_lr() -> Figures:
 
 
 def fixed_steps() -> Figures:
-    """Eq. 35 with fixed steps: a floor b^2 alpha_low^2 + alpha_up^2 + b^2 sigma_b^2. Verdict: holds, the last too large.
+    """Eq. 35 with fixed steps: b^2 alpha_low^2 + alpha_up^2 + b^2 sigma_b^2 stay. Verdict: holds, the last too large.
 
     Exponents of ||grad F||^2 where the mean update vanishes (outer_lr -> 0), each over a setting halved, the others
     fixed. The noise of the support gradient leaves b^4 sigma^4 if the query losses have continuous Hessians, as here;

@@ -1,7 +1,7 @@
 r"""Losses on a plane: a closed form and a spline, with the two derivatives that Eq. 10 needs.
 
-Value, gradient and Hessian are formulas, and autograd is told so: a dozen operations and the graphs of their derivatives
-become one operation, and a walk can be computed anew while a slider moves. A third derivative is refused.
+Value, gradient and Hessian are formulas, and autograd is told so: a dozen operations, and the graphs of their
+derivatives, become one, and a walk can be computed anew while a slider moves. A third derivative is refused.
 """
 
 from __future__ import annotations

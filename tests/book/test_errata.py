@@ -39,7 +39,7 @@ def _sections() -> list[Section]:
         title = text.splitlines()[0]
         assert len(functions) == 1, title
         (verdict,) = re.findall(r"^\*\*Verdict: ([a-z ]+)\.\*\*", text, re.MULTILINE)
-        rows = re.findall(r"^\| `(\w+)` \| (.+?) \|$", text, re.MULTILINE)
+        rows = re.findall(r"^\| `([^`]+)` \| (.+?) \|$", text, re.MULTILINE)
         assert len(dict(rows)) == len(rows), title
         found.append(Section(title, verdict, dict(rows), functions[0]))
     return found
@@ -97,6 +97,14 @@ def test_the_figures_are_what_the_function_computes(section: Section) -> None:
     assert section.figures.keys() == computed.keys()
     for name, printed in section.figures.items():
         assert _is_rounded(printed, computed[name]), f"{name}: the page says {printed}, the function {computed[name]!r}"
+
+
+def test_the_page_counts_its_verdicts() -> None:
+    (said,) = re.findall(
+        r"^(\d+) statements: (\d+) hold, (\d+) are slips, (\d+) have .+ proof, (\d+) are false", PAGE, re.M
+    )
+    counts = [sum(section.verdict == verdict for section in SECTIONS) for verdict in VERDICTS]
+    assert list(map(int, said)) == [len(SECTIONS), *counts]
 
 
 def test_every_check_is_on_the_page_once_and_has_a_test_of_its_own() -> None:

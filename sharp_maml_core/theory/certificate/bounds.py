@@ -54,9 +54,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...checks import ABOVE_ZERO, PROBABILITY, Allowed, at_least
+from ...checks import ABOVE_ZERO, PROBABILITY, Allowed, at_least, check
 from .._numbers import Array, numbers
 
+ANY = Allowed("any number", lambda value: True)
 ERROR = Allowed("between 0 and 1", lambda value: 0 <= value <= 1)
 _LARGEST = np.finfo(np.float64).max
 _SERIES_BELOW, _SERIES_TERMS = 0.05, 12  # there the rest of ln's series is below rounding; above, nothing cancels badly
@@ -83,6 +84,7 @@ def kl_inverse(q: ArrayLike, budget: ArrayLike) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = _surprise(q) + _surprise(1 - q)
         p = np.where(q < 1, np.fmin(q + np.sqrt(budget / 2), -np.expm1(-(budget + entropy) / (1 - q))), 1.0)
+        p = np.maximum(p, q)  # by rounding it may be below
         while True:
             step = (_kl(q, p) - budget) * p * (1 - p) / (p - q)
             lower = np.where((q < p) & (p < 1) & (step > 0), np.maximum(p - step, q), p)
@@ -93,7 +95,7 @@ def kl_inverse(q: ArrayLike, budget: ArrayLike) -> Array:
 
 def log_moment(n: int) -> float:
     """The logarithm of Lemma A's xi(n), as it is defined. At most the usual ln(2 sqrt(n)), by Maurer's Theorem 1."""
-    numbers("n", n, at_least(1))
+    check("n", n, at_least(1))
     k = np.arange(n + 1)
     return float(np.logaddexp.reduce(_log_choose(n, k) - n * (_surprise(k / n) + _surprise(1 - k / n))))
 
@@ -146,16 +148,17 @@ def draws(mean: ArrayLike, n_draws: ArrayLike, delta: ArrayLike) -> Array:
 def gaussian_divergence(mean: ArrayLike, std: ArrayLike) -> float:
     """KL(N(mean, diag(std^2)) || N(0, I)) = sum (mean^2 + std^2 - 1 - 2 ln std) / 2, in nats.
 
-    mean [d]; std [d], above 0. Raises UserError for a std that is not.
+    mean [d]; std [d], above 0. Raises UserError for a std that is not, or a number that is not finite.
     """
-    m, s = np.asarray(mean, dtype=np.float64), numbers("std", std, ABOVE_ZERO)
+    m, s = numbers("mean", mean, ANY), numbers("std", std, ABOVE_ZERO)
     return float(np.sum(m**2 + s**2 - 1 - 2 * np.log(s)) / 2)
 
 
 @lru_cache
 def _log_dealt_moment(n_seen: int, n_unseen: int) -> float:
     """The logarithm of xi(M, M')."""
-    numbers("n_seen", n_seen, at_least(1)), numbers("n_unseen", n_unseen, at_least(1))
+    for name, value in {"n_seen": n_seen, "n_unseen": n_unseen}.items():
+        check(name, value, at_least(1))
     ones, seen = np.ogrid[: n_seen + n_unseen + 1, : n_seen + 1]  # K, k
     unseen = ones - seen
     possible = (unseen >= 0) & (unseen <= n_unseen)

@@ -8,6 +8,7 @@ What is certified is the randomised learner that draws meta-parameters from the 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -86,32 +87,18 @@ def certify_trained(
     generator = torch.Generator().manual_seed(config.seed)
     prior, seen, unseen = deal(split, (for_prior, n_seen * config.n_way, n_unseen * config.n_way), generator)
 
-    model = model_for(config, split)
-    learner = build_learner(config, model)
+    learner = build_learner(config, model_for(config, split))
     last, plane = _train(learner, config, prior, dimension, progress)
     # A posterior wants the gradient of its own loss, not of the upper level's neighbourhood.
-    descent = build_learner(config.replace(alpha_up=0.0), model)
-    posteriors = {
-        unit: fit(
-            descent,
-            plane,
-            seen,
-            config,
-            n_tasks,
-            config.seed,
-            n_units=n_units,
-            generator=generator,
-            epochs=epochs,
-            progress=progress,
-        )
-        for unit, n_units in {"tasks": n_tasks, "classes": n_seen}.items()
-    }
+    descent = build_learner(config.replace(alpha_up=0.0), model_for(config, split))
+    fit_for = partial(fit, descent, plane, seen, config, n_tasks, config.seed, generator=generator, epochs=epochs)
+    of_tasks = fit_for(n_units=n_tasks, progress=progress)
+    of_classes = fit_for(n_units=n_seen, progress=progress)
 
     def errors(draw: Draw, part: ImageSplit, n_tasks: int, seed: int) -> Tensor:
         return task_errors(learner, draw, part, config, n_tasks, seed, generator=generator, progress=progress)
 
     other = config.seed + 1
-    of_tasks, of_classes = posteriors["tasks"], posteriors["classes"]
     mine = torch.cat([errors(of_tasks.draw, seen, n_tasks, config.seed) for _ in range(passes)])
     fresh, drawn = (errors(posterior.draw, seen, n_fresh, other) for posterior in (of_tasks, of_classes))
     new = errors(of_classes.draw, unseen, n_fresh, other)
@@ -124,7 +111,7 @@ def certify_trained(
             certify_tasks(name, Seen(mine, n_tasks, of_tasks.divergence), fresh, delta, random=True),
             certify_classes(name, Seen(drawn, n_seen, of_classes.divergence), n_unseen, new, delta),
         ],
-        posteriors,
+        {"tasks": of_tasks, "classes": of_classes},
         without_noise,
         float(draws(without_noise["centre"], n_fresh, delta)),
         experiment(config.variant, last, n_images, n_classes, config.n_way),

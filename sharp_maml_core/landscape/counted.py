@@ -29,8 +29,9 @@ from .slices import take_slice
 from .stored import ERM_STEPS, digest
 from .summary import Mean, mean_of
 
-PAIRS = (("maml", "maml"), ("erm", ERM), ("maml", ERM), ("erm", "maml"))
-"""(function, model), as in `compared`. The first two are those of the paper's figure."""
+PAIRS = (("maml", "maml"), ("erm", ERM), ("maml", ERM), ("erm", "maml"), ("same", ERM))
+"""(function, model), as in `compared`. The first two are those of the paper's figure; the second and the last differ in
+the function alone, with the same data, as in Lemma 1."""
 
 VALLEY = 0.01
 """Cross-entropy: a minimum that is deeper than this is counted as a valley too."""
@@ -125,6 +126,7 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Count on the tasks that the file does not have yet, and say what comes out."""
     check("tasks", options.tasks, at_least(2))
+    check("points", options.points, at_least(2))
     path = Path(options.out) / f"{options.dataset}-minima.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..checks import at_least, check
 from ..errors import invalid
 from ..files import write_text
 from ..params import Params
@@ -87,6 +88,7 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compute and store what is not there yet, and say what each slice shows."""
+    check("points", options.points, at_least(2))
     chosen = _chosen(options.only)
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)

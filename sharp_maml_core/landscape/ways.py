@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import rundir
+from ..checks import at_least, check
 from ..config import Config
 from ..data import load_split, sample_episodes
 from ..data.split import Split
@@ -136,6 +137,7 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compute and store one way, and say what its plane holds."""
+    check("points", options.points, at_least(2))
     run_dir = Path(options.run_dir)
     config = rundir.read_config(run_dir, device="cpu")
     path = Path(options.out) / f"{Path(config.dataset).name}-way-{config.variant}-seed{config.seed}.json"

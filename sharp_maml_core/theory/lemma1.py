@@ -20,7 +20,7 @@ c) If 1/b is no eigenvalue of H(theta*), theta -> theta' is a diffeomorphism nea
 d) Let all eigenvalues of H be below 1/b on a convex set that has all stationary points of L in it. Then F has no others
    in it. J is positive definite there, so a stationary theta of F has grad L(theta') = 0, theta' is in the set, and
    the map takes both theta and theta' to theta'. But it takes no two points of the set to one: <theta_1' - theta_2',
-   theta_1 - theta_2> >= (1 - b l1) ||theta_1 - theta_2||^2.
+   theta_1 - theta_2> >= (1 - b l1) ||theta_1 - theta_2||^2 > 0, with l1 < 1/b the largest eigenvalue between them.
 
 So the stationary points that MAML has and L has not, of which the paper speaks below the lemma, need b l1 >= 1. For a)
 and c) L has to be twice, for b) once continuously differentiable; third derivatives occur in (27) only.

@@ -130,6 +130,13 @@ def test_the_recipes_have_names_of_their_own_and_the_papers_planes() -> None:
     assert {f"random-maml-at-{variant}" for variant in ("maml", "low", "up", "both")} <= set(names)
 
 
+@pytest.mark.parametrize("command", [["slices"], ["minima"], ["way", "runs/x"]], ids=lambda command: command[0])
+def test_a_grid_of_one_point_is_refused_before_any_work(command, tmp_path, capsys) -> None:
+    assert main([*command, "--points", "1", "--out", str(tmp_path / "out")]) == 2
+    assert "points=1 is not allowed: it must be at least 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_stored_or_read_is_named(tmp_path, capsys) -> None:
     assert slices(tmp_path, "--only", "random-maml-at-nobody") == 2
     assert (

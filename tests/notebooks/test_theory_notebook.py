@@ -1,0 +1,58 @@
+"""notebooks/theory.ipynb, run as its users run it: by papermill, at a shell."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = ROOT / "notebooks" / "theory.ipynb"
+
+
+def papermill(out: Path, *parameters: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", NOTEBOOK, out, "--no-progress-bar", *parameters]
+    return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+
+
+def test_a_quick_run_shows_every_figure(tmp_path: Path) -> None:
+    done = papermill(tmp_path / "out.ipynb", "-p", "quick", "True")
+    assert done.returncode == 0, done.stderr
+    cells = [cell for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells if cell.cell_type == "code"]
+    drawing = [cell for cell in cells if "plt.show()" in cell.source]
+    assert len(drawing) > 12
+    for cell in drawing:
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (["-p", "seed", "-1"], "seed=-1 is not allowed: it must be at least 0"),
+        (["-p", "quick", "false"], "quick='false' is not allowed: it must be true or false"),
+        (["-p", "quik", "True"], "Did you mean quick"),
+    ],
+    ids=["seed", "quick", "unknown name"],
+)
+def test_a_wrong_parameter_is_one_clear_sentence(tmp_path: Path, parameters: list[str], sentence: str) -> None:
+    done = papermill(tmp_path / "out.ipynb", *parameters)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+
+
+def test_every_notebook_begins_alike_and_is_stored_without_outputs() -> None:
+    notebooks = {path.name: nbformat.read(path, 4) for path in (ROOT / "notebooks").glob("*.ipynb")}
+    tagged = {
+        tag: {
+            name: [cell.source for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+            for name, notebook in notebooks.items()
+        }
+        for tag in ("bootstrap", "parameters")
+    }
+    assert {len(sources) for found in tagged.values() for sources in found.values()} == {1}
+    assert len({sources[0] for sources in tagged["bootstrap"].values()}) == 1
+    for notebook in notebooks.values():
+        assert not any(cell.get("outputs") for cell in notebook.cells)

@@ -3,11 +3,12 @@
 BIN := .venv/bin
 EXTRAS := torchmeta,tensorboard,notebooks,book,dev
 TORCHMETA := torchmeta==1.8.0# its metadata asks for torch<1.10, so it is installed without its dependencies
+CURVLINOPS := curvlinops-for-pytorch einconv einops linear-operator opt-einsum# the tests' other Hessian; asks for torchvision
 PYTHONS := python3.13 python3.12 python3.11 python3
 VARIANT := both
 
 # What the installation is made of: the pins, the package's dependencies, the lines above, and the place.
-KEY := $(shell { cat constraints.txt; sed '/^\[tool\./,$$d' pyproject.toml; echo '$(EXTRAS) $(TORCHMETA) $(CURDIR)'; } | cksum | tr ' ' -)
+KEY := $(shell { cat constraints.txt; sed '/^\[tool\./,$$d' pyproject.toml; echo '$(EXTRAS) $(TORCHMETA) $(CURVLINOPS) $(CURDIR)'; } | cksum | tr ' ' -)
 STAMP := .venv/installed-$(KEY)
 
 # Where the Python of .venv is gone, as after an upgrade of the system, the stamp means nothing.
@@ -77,4 +78,5 @@ $(STAMP):
 	@echo 'Installing what constraints.txt pins into .venv: some minutes, once'
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install -q --no-deps $(TORCHMETA)
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt $(CURVLINOPS)
 	@touch $@

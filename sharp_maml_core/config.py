@@ -38,7 +38,9 @@ class Config:
     inner_steps: int = setting(5, "gradient steps of the inner loop", at_least(1), "released README")
     eval_inner_steps: int = setting(0, "the same at validation and test time; 0: as in training", at_least(0))
     outer_lr: float = setting(1e-3, "learning rate of Adam in the outer loop, beta_up", ABOVE_ZERO, "Section 5.1")
-    clip: float = setting(0.0, "bound on the norm of the meta-gradient; 0: none", at_least(0), "Finn et al. clip each element to 10")
+    clip: float = setting(
+        0.0, "bound on the norm of the meta-gradient; 0: none", at_least(0), "Finn et al. clip each element to 10"
+    )
     alpha_low: float = setting(5e-4, "radius of the lower perturbation; 0: off", at_least(0), "Section 5.1, README")
     alpha_up: float = setting(5e-4, "radius of the upper perturbation; 0: off", at_least(0), "Section 5.1, README")
     adaptive: bool = setting(False, "perturb in ASAM's ball, scaled by the weights", EITHER, "Kwon et al. 2021")

@@ -1,6 +1,6 @@
 """The published results: small JSON files, each a run's result.json, read for the tables of the book.
 
-A cell of a table counts once three seeds of it were run. Its interval is Student's t over the seeds' means, which contains
+A cell of a table counts once three seeds of it were run. Its interval is Student's t over the seeds' means, which has
 the choice of test tasks only as far as it moves them: all seeds are tested on the same tasks.
 """
 

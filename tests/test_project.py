@@ -356,4 +356,6 @@ def test_nothing_that_is_built_is_committed():
     heavy = [path for path in _files() if path.stat().st_size > 2_000_000]
     assert not heavy
     built = [path for path in _files() if path.suffix in (".pyc", ".safetensors", ".hdf5", ".whl")]
-    assert not built
+    assert {path.parent.name for path in built} <= {"pretrained"}
+    assert all(path.with_suffix(".json").is_file() for path in built)
+    assert sum(path.stat().st_size for path in built) < 2_000_000

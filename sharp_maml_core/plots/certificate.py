@@ -48,7 +48,14 @@ def certificates(found: Sequence[Certificate], chance: float, note: str = "") ->
                 ax.plot([one.measured, one.bound], [y, y], color="0.8", linewidth=3, zorder=0)
                 ax.errorbar(one.measured, y, xerr=one.interval, fmt="o", color=MEASURED, markersize=5, capsize=2)
                 ax.plot(one.bound, y, marker="|", color=PROMISED, markersize=15, markeredgewidth=2.5)
-                ax.annotate(f"{one.bound:.3f}", (one.bound, y), xytext=(6, 0), textcoords="offset points", va="center")
+                ax.annotate(
+                    f"{one.bound:.3f}",
+                    (one.bound, y),
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )
             ax.axvline(chance, color="0.6", linewidth=1, linestyle="--", zorder=0)
             ax.annotate(
                 "chance", (chance + 0.015, 0.03), xycoords=("data", "axes fraction"), color="0.4", fontsize="small"

@@ -65,11 +65,11 @@ def draw_task(
     check_split(split, n_way=n_way, k_shot=k_shot, n_query=n_query)
     generator = torch.Generator().manual_seed(seed)
     classes = torch.randperm(len(split.images), generator=generator)[:n_way].tolist()
+    pixels = split.images.permute(0, 1, 3, 4, 2)  # [classes, instances, H, W, C]
     shuffled = []
     for c in classes:
         order = torch.randperm(int(split.counts[c]), generator=generator)
-        images = split.images[c][order.to(split.images.device)].to(dtype) / 255
-        shuffled.append(images.contiguous(memory_format=torch.channels_last))
+        shuffled.append(pixels[c][order.to(pixels.device)].contiguous().to(dtype) / 255)
     support, query = zip(*((images[:k_shot], images[k_shot : k_shot + n_query]) for images in shuffled), strict=True)
     episode = Episode(*(value[None] for value in (*_labelled(support), *_labelled(query))))
     return SingleTask(episode, *_labelled(shuffled), tuple(split.class_names[c] for c in classes))
@@ -142,6 +142,8 @@ def _step(learner: Learner, leaves: Params, adam: torch.optim.Adam, x: Tensor, y
 
 
 def _labelled(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The images of all groups, and the group of each."""
+    """The images [H, W, C] of all groups as [n, C, H, W], channels last in memory, and the group of each."""
     counts = torch.tensor([len(group) for group in groups])
-    return torch.cat(list(groups)), torch.arange(len(groups)).repeat_interleave(counts).to(groups[0].device)
+    labels = torch.arange(len(groups)).repeat_interleave(counts).to(groups[0].device)
+    # Permuted, not converted: with one channel any layout passes for channels last, and convolutions take the slow one.
+    return torch.cat(list(groups)).permute(0, 3, 1, 2), labels

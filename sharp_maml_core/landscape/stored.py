@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,18 +182,22 @@ def read_all(folder: Path, dataset: str) -> dict[str, Stored]:
     return {stored.recipe.name: stored for stored in found}
 
 
-def stamp(stored: Stored) -> str:
-    """Where a stored slice comes from, in one line under its figure."""
-    settings = stored.settings
+def stamp(slices: Sequence[Stored]) -> str:
+    """Where the slices of one figure come from, in one line under it. Raises UserError for none."""
+    if not slices:
+        raise invalid("slices", slices, "at least one")
+    settings = slices[0].settings
+    origins = " and ".join(sorted({origin(stored.provenance) for stored in slices}))
     return (
         f"{settings['dataset']}, task seed {settings['task_seed']}, model and direction seed {settings['model_seed']}; "
-        f"{origin(stored.provenance)}"
+        f"{origins}"
     )
 
 
 def origin(provenance: dict[str, Any]) -> str:
-    """The machine, the time and the code of a stored file."""
-    return f"{provenance['device']}, {provenance['started']}, commit {provenance['commit'][:7]}"
+    """The machine, the day and the code of a stored file."""
+    commit, plus, _ = provenance["commit"].partition("+")
+    return f"{provenance['device']}, {provenance['started'][:10]}, commit {commit[:7]}{' with changes' if plus else ''}"
 
 
 def describe(stored: Stored) -> str:

@@ -86,10 +86,10 @@ def coverage(found: Mapping[str, Coverage], shown: int) -> Figure:
         often, *panels = axes[0]
         deltas = next(iter(found.values())).deltas
         often.plot(deltas, deltas, color="0.6", linewidth=1, linestyle="--", label="allowed")
-        for colour, (title, one) in zip(PALETTE, found.items(), strict=False):
-            often.plot(
-                one.deltas, one.violations_at_most(), "v:", color=colour, markersize=5, label=f"{title}: at most"
-            )
+        sizes = range(3 * len(found) + 1, 0, -3)  # limits may coincide
+        for size, colour, (title, one) in zip(sizes, PALETTE, found.items(), strict=False):
+            upper = one.violations_at_most()
+            often.plot(one.deltas, upper, "v:", color=colour, markersize=size, label=f"{title}: at most")
             seen = one.violations > 0
             often.plot(one.deltas[seen], one.violations[seen], "o", color=colour)
         often.set(xscale="log", yscale="log", xlabel=r"$\delta$", ylabel="share of violations")

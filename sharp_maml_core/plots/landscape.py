@@ -165,6 +165,8 @@ def _relief(axes: Any, cut: Slice, norm: colors.Normalize, levels: Levels) -> No
     if logarithmic:
         shown = _round_numbers(lowest, highest)
         axes.set_zticks(np.log10(shown), [f"{value:g}" for value in shown])
+    else:
+        axes.locator_params(axis="z", nbins=5)
     for setter, range_ in zip((axes.set_xticks, axes.set_yticks), cut.coordinates, strict=True):
         setter(_three(range_))
     axes.tick_params(labelsize="x-small", pad=-2)

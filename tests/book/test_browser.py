@@ -1,12 +1,11 @@
 """The book as a reader meets it: opened from disk in Chromium, with nothing but its own files.
 
-Without a Chromium (Debian: apt-get install chromium; elsewhere CHROMIUM=/path/to/it) these tests skip, except in CI.
+They run where CHROMIUM says which browser to take, as in CHROMIUM=/usr/bin/chromium, and skip elsewhere.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,10 +22,9 @@ SERIOUS = ("serious", "critical")
 
 
 def _chromium() -> str:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    found = os.environ.get("CHROMIUM")
     if not found:
-        message = "no Chromium here: apt-get install chromium, or say where one is in CHROMIUM"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+        pytest.skip("CHROMIUM does not say where a browser is")
     return found
 
 

@@ -103,7 +103,8 @@ def test_a_stored_slice_is_the_slice_with_its_settings_and_provenance(tmp_path, 
     assert found.settings["classes"] == list(glyphs.task.classes)
     assert found.settings["model_sha256"] == stored.digest(params)
     assert found.alpha == 0.05
-    assert found.provenance["commit"][:7] in stored.stamp(found)
+    assert stored.stamp([found, found]) == stored.stamp([found])
+    assert found.provenance["commit"][:7] in stored.stamp([found])
     values = json.loads((tmp_path / f"glyphs-{NAME}.json").read_text())
     assert values["shows"] == compared.FUNCTIONS["maml"]
     assert values["local_minima"] in (0, 1)
@@ -135,6 +136,14 @@ def test_a_grid_of_one_point_is_refused_before_any_work(command, tmp_path, capsy
     assert main([*command, "--points", "1", "--out", str(tmp_path / "out")]) == 2
     assert "points=1 is not allowed: it must be at least 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stamp_says_whether_the_code_was_that_of_the_commit() -> None:
+    values = {"device": "a CPU", "started": "2026-01-02T03:04:05+00:00", "commit": "0123456789abcdef"}
+    assert stored.origin(values) == "a CPU, 2026-01-02, commit 0123456"
+    assert stored.origin(values | {"commit": "0123456789abcdef+changes"}).endswith("commit 0123456 with changes")
+    with pytest.raises(UserError, match="at least one"):
+        stored.stamp([])
 
 
 def test_what_cannot_be_stored_or_read_is_named(tmp_path, capsys) -> None:

@@ -7,6 +7,7 @@ import math
 from fractions import Fraction
 from itertools import combinations
 from math import comb
+from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -23,6 +24,7 @@ from sharp_maml_core.theory import certificate
 from sharp_maml_core.theory.certificate import __main__ as command
 from sharp_maml_core.theory.certificate import bounds, simulation
 
+ROOT = Path(__file__).parents[2]
 DELTAS = (0.01, 0.05, 0.2, 0.5, 0.9)
 PROBABILITIES = st.one_of(st.floats(0, 1), st.floats(1e-12, 1e-3), st.floats(1e-12, 1e-3).map(lambda x: 1 - x))
 
@@ -328,6 +330,17 @@ def test_the_command_writes_certificates_that_can_be_computed_again(tmp_path, ca
     assert f"at most {record['certificates'][0]['bound']:.4f}" in capsys.readouterr().out
 
 
+def test_the_published_certificates_follow_from_their_figures_and_say_something() -> None:
+    record = json.loads((ROOT / "book" / "results" / "certificate" / "glyphs.json").read_text())
+    found = {one.unit: one for one in (certificate.Certificate(**values) for values in record["certificates"])}
+    for one in found.values():
+        assert one.bound == pytest.approx(_again(one), rel=1e-13)
+        assert one.measured + one.interval < one.bound
+    assert found["tasks"].bound < found["tasks"].measured + 0.2
+    assert found["classes"].bound < 0.8  # chance
+    assert record["paper"]["theorem2"] > 1
+
+
 def test_the_command_names_what_is_wrong(tmp_path, capsys: pytest.CaptureFixture) -> None:
     assert command.main([str(tmp_path / "x.json"), "--variant", "bogus"]) == 2
     assert "variant='bogus' is not allowed" in capsys.readouterr().err
@@ -356,6 +369,7 @@ def _again(one: certificate.Certificate) -> float:
         (lambda: bounds.new_classes(0.1, 0.0, 5, 0, 0.05), "n_unseen=0"),
         (lambda: bounds.draws(0.1, 0, 0.05), "n_draws=0"),
         (lambda: certificate.gaussian_divergence([0.0], [0.0]), "std=0.0"),
+        (lambda: certificate.gaussian_divergence([math.nan], [1.0]), "mean=nan"),
         (lambda: certificate.deal(easy_split(n_classes=4), (3, 2), seeded()), r"sizes=\(3, 2\) .* at most 4"),
         (lambda: certificate.deal(easy_split(), (0,), seeded()), "sizes=0"),
         (lambda: certificate.blocks(9, 5), "n_classes=9 is not allowed: it must be at least 10"),

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "landscapes.ipynb"
 STORED = ROOT / "book" / "results" / "landscapes"
+MEASURED = ROOT / "book" / "results" / "sharpness"
 
 
 def papermill(out: Path, *parameters: str) -> subprocess.CompletedProcess:
@@ -47,9 +48,10 @@ def test_a_quick_run_draws_every_figure_and_what_is_stored(tmp_path: Path) -> No
         {"cifar-fs-steep-maml-at-maml"},
     ]
     ways = [name for name in stored if name.startswith("cifar-fs-way-")]
-    redrawn = sum(bool(group & stored) for group in groups) + len(ways)
+    measured = len(list(MEASURED.glob("cifar-fs-*.json")))
+    redrawn = sum(bool(group & stored) for group in groups) + len(ways) + 2 * (measured > 0) + (measured >= 4)
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(figures) == 6 + redrawn
+    assert len(figures) == 7 + redrawn
     shown = json.dumps(outputs)
     if "cifar-fs-minima" in stored:
         assert "local minima" in shown

@@ -14,7 +14,16 @@ from sphinx.application import Sphinx
 def setup(app: Sphinx) -> dict[str, Any]:
     """Translate each docstring on its way to autodoc."""
     app.connect("autodoc-process-docstring", as_written)
+    app.connect("html-collect-pages", forget_sourceless, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def forget_sourceless(app: Sphinx) -> list[Any]:
+    """Keep viewcode, which comes next, from listing modules without a page, such as builtins."""
+    modules = getattr(app.env, "_viewcode_modules", {})
+    for name in [name for name, entry in modules.items() if not entry]:
+        del modules[name]
+    return []
 
 
 def as_written(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

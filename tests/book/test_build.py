@@ -96,6 +96,11 @@ def test_pages_say_whose_they_are(html: Path):
 def test_a_reference_to_nowhere_fails_the_build(tmp_path: Path):
     broken = tmp_path / "book"
     shutil.copytree(BOOK, broken, ignore=shutil.ignore_patterns("_build", "notebooks"))
+    for other in broken.glob("*.md"):
+        if other.name not in ("intro.md", "torchmeta.md", "bibliography.md"):
+            other.unlink()
+    contents = {"format": "jb-book", "root": "intro", "chapters": [{"file": "torchmeta"}, {"file": "bibliography"}]}
+    (broken / "_toc.yml").write_text(yaml.safe_dump(contents))
     with (broken / "intro.md").open("a") as page:
         page.write("\n[gone](nowhere.md)\n")
     run, _ = build(broken, tmp_path / "out")

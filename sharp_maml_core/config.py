@@ -15,8 +15,13 @@ import torch
 from .checks import ABOVE_ZERO, Allowed, at_least, between, check, one_of
 from .errors import invalid
 
-VARIANTS = ("maml", "fomaml", "low", "up", "both", "anil", "low-anil", "e-low", "e-low-anil")
+FAMILY = ("maml", "fomaml", "low", "up", "both", "anil", "low-anil", "e-low", "e-low-anil")
+OTHERS = ("matching", "reptile", "imaml", "cavia", "llama", "bmaml", "maml++", "erm", "sam")
+VARIANTS = FAMILY + OTHERS
+"""The paper's own methods, which take from the radii what their names say, and the systems it compares with, which
+`alpha_up` sharpens where it is given."""
 
+PAPERS_RADIUS, SAMS_RADIUS = 5e-4, 0.05
 
 SEED = Allowed("at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
 NOT_EMPTY = Allowed("a name or a path", lambda value: bool(value))
@@ -37,12 +42,27 @@ class Config:
     inner_lr: float = setting(0.1, "step size of the inner loop, beta_low", ABOVE_ZERO, "Section 5.1")
     inner_steps: int = setting(5, "gradient steps of the inner loop", at_least(1), "released README")
     eval_inner_steps: int = setting(0, "the same at validation and test time; 0: as in training", at_least(0))
-    outer_lr: float = setting(1e-3, "learning rate of Adam in the outer loop, beta_up", ABOVE_ZERO, "Section 5.1")
+    outer_lr: float = setting(1e-3, "learning rate of the outer loop, beta_up", ABOVE_ZERO, "Section 5.1")
+    outer_optimizer: str = setting("adam", "what takes the outer steps", one_of("adam", "sgd"), "Section 5.1")
+    outer_schedule: str = setting(
+        "constant",
+        "outer_lr over the iterations: constant, linear (to 0) or cosine (to 0)",
+        one_of("constant", "linear", "cosine"),
+        "linear: Reptile; cosine: MAML++",
+    )
     clip: float = setting(
         0.0, "bound on the norm of the meta-gradient; 0: none", at_least(0), "Finn et al. clip each element to 10"
     )
-    alpha_low: float = setting(5e-4, "radius of the lower perturbation; 0: off", at_least(0), "Section 5.1, README")
-    alpha_up: float = setting(5e-4, "radius of the upper perturbation; 0: off", at_least(0), "Section 5.1, README")
+    alpha_low: float = setting(
+        None, f"radius of the lower perturbation; 0: off; None: {PAPERS_RADIUS}", at_least(0), "Section 5.1, README"
+    )
+    alpha_up: float = setting(
+        None,
+        f"radius of the upper perturbation, around any variant but those whose names leave it out; 0: off; None: "
+        f"{PAPERS_RADIUS}, for sam {SAMS_RADIUS}, for {', '.join(OTHERS[:-1])} 0",
+        at_least(0),
+        "Section 5.1, README",
+    )
     adaptive: bool = setting(False, "perturb in ASAM's ball, scaled by the weights", EITHER, "Kwon et al. 2021")
     perturbation_gradient: str = setting(
         "stop",
@@ -108,8 +128,10 @@ class Config:
     task_chunk: int = setting(0, "tasks that vmap takes at once, which bounds the memory; 0: all", at_least(0))
 
     def __post_init__(self) -> None:
+        radii = _own_radii(self.variant)
         for f in dataclasses.fields(self):
-            value = _typed(f.name, getattr(self, f.name))
+            given = getattr(self, f.name)
+            value = radii[f.name] if given is None and f.name in radii else _typed(f.name, given)
             object.__setattr__(self, f.name, value)
             check(f.name, value, f.metadata["allowed"])
         if self.query_precision == "bfloat16" and self.dtype == "float64":
@@ -164,6 +186,13 @@ def check_names(given: Any, known: Any) -> None:
             raise invalid(
                 "parameter", name, "one of " + ", ".join(known), f"Did you mean {' or '.join(near)}?" if near else ""
             )
+
+
+def _own_radii(variant: str) -> dict[str, float]:
+    """The radii of a variant for which none are given."""
+    if variant in OTHERS:
+        return {"alpha_low": 0.0, "alpha_up": SAMS_RADIUS if variant == "sam" else 0.0}
+    return {"alpha_low": PAPERS_RADIUS, "alpha_up": PAPERS_RADIUS}
 
 
 def _typed(name: str, value: Any) -> Any:

@@ -36,7 +36,8 @@ def papermill_command(notebook: str, config: Config) -> str:
     Where the data lie on this machine is left out.
     """
     settings = config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name}
-    changed = [f"-p {name} {value}" for name, value in settings.items() if value != FIELDS[name].default]
+    plain = Config(variant=config.variant).to_dict() | {"variant": FIELDS["variant"].default}
+    changed = [f"-p {name} {value}" for name, value in settings.items() if value != plain[name]]
     return " ".join([f"papermill {notebook} out.ipynb", *changed])
 
 

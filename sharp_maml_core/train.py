@@ -1,4 +1,4 @@
-"""Meta-training: Adam on the meta-gradient, validation every so often, and a state that can be put away at any time."""
+"""Meta-training: outer steps, validation every so often, and a state that can be put away at any time."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .errors import Diverged
 from .evaluate import BAR_SECONDS, evaluate
 from .interrupts import stop_requests
 from .learners import Learner
+from .outer import SCHEDULES, OuterStep
 from .params import Params, norm, scaled
 
 Row = dict[str, float]
@@ -30,7 +31,7 @@ class TrainState:
 
     params          the meta-parameters after `iteration` updates
     best            those that scored best on validation, with their iteration and score
-    moments         Adam's state per parameter: exp_avg, exp_avg_sq, step
+    moments         the outer optimiser's state per parameter; Adam's: exp_avg, exp_avg_sq, step
     generator_state of the generator that draws the training tasks, after `iteration` draws
     seconds         time spent on iterations, over all sessions
     rows            metrics of the iterations of this session
@@ -77,7 +78,9 @@ def meta_train(
     check_split(train, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=config.rotations)
     check_split(val, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query)
     state = state or fresh_state(learner, config)
-    outer = _Adam(state, config.outer_lr)
+    outer = OuterStep(config.outer_optimizer, state.params, state.moments)
+    state.params, state.moments = outer.params, outer.moments
+    schedule = SCHEDULES[config.outer_schedule]
     generator = torch.Generator()
     generator.set_state(state.generator_state)
     bar = tqdm(
@@ -106,7 +109,9 @@ def meta_train(
             if not all(math.isfinite(value) for value in row.values()):
                 checkpoint(state)
                 raise _diverged(row, config)
-            outer.step(_clipped(grads, row["gradient_norm"], config.clip))
+            lr = config.outer_lr * schedule(state.iteration / config.iterations)
+            outer(_clipped(grads, row["gradient_norm"], config.clip), lr)
+            state.params, state.moments = outer.params, outer.moments
             state.iteration += 1
             state.generator_state = generator.get_state()
             state.seconds += time.perf_counter() - start
@@ -121,29 +126,6 @@ def meta_train(
             if stop:
                 raise KeyboardInterrupt
     return state
-
-
-class _Adam:
-    """torch.optim.Adam over a TrainState: its parameters are leaves that are updated in place."""
-
-    def __init__(self, state: TrainState, lr: float) -> None:
-        self._leaves = {name: value.clone().requires_grad_() for name, value in state.params.items()}
-        self._adam = torch.optim.Adam(list(self._leaves.values()), lr=lr)
-        for name, leaf in self._leaves.items():
-            if name in state.moments:
-                self._adam.state[leaf] = {key: value.clone() for key, value in state.moments[name].items()}
-        self._state = state
-        self._publish()
-
-    def step(self, grads: Params) -> None:
-        for name, leaf in self._leaves.items():
-            leaf.grad = grads[name]
-        self._adam.step()
-        self._publish()
-
-    def _publish(self) -> None:
-        self._state.params = {name: leaf.detach() for name, leaf in self._leaves.items()}
-        self._state.moments = {name: self._adam.state[leaf] for name, leaf in self._leaves.items()}
 
 
 def _row(iteration: int, grads: Params, metrics: dict[str, Tensor]) -> Row:

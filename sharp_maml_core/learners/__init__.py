@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import Config
+from ..config import FAMILY, Config
 from ..models import Conv4
 from ..network import Network
 from .learner import Learner, Loss
 from .maml import maml
 
 __all__ = ["Learner", "Loss", "build_learner"]
+
+BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = dict.fromkeys(FAMILY, maml)
+"""What makes the learner of each variant."""
 
 
 def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | None = None) -> Learner:
@@ -27,4 +32,4 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
     """
     if model is None:
         model = Conv4((1, 28, 28), config.n_way, config.filters)
-    return maml(config, Network(model), loss or F.cross_entropy)
+    return BUILDERS[config.variant](config, Network(model), loss or F.cross_entropy)

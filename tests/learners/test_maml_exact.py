@@ -13,7 +13,7 @@ from reference import Method, Tensors, conv4, meta_gradient, mlp, tanh_net
 from torch import nn
 
 from sharp_maml_core import Config, Episode, build_learner
-from sharp_maml_core.config import VARIANTS
+from sharp_maml_core.config import FAMILY
 from sharp_maml_core.models import MLP, Conv4
 
 
@@ -57,7 +57,7 @@ def every_setting(variant: str) -> list[dict[str, object]]:
 def first_and_last() -> list[tuple[str, dict[str, object]]]:
     """Of each variant, the paper's choices and the opposite of all of them."""
     pairs = []
-    for variant in VARIANTS:
+    for variant in FAMILY:
         choices = every_setting(variant)
         pairs += [(variant, choice) for choice in (choices[0], choices[-1])[: len(choices)]]
     return pairs
@@ -117,7 +117,7 @@ def assert_exact(config: Config, case: Case) -> None:
 
 
 @pytest.mark.parametrize("inner_steps", [1, 2, 5])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILY)
 def test_every_setting_on_a_users_network(variant, inner_steps):
     for choice in every_setting(variant):
         assert_exact(setting(variant, inner_steps=inner_steps, **choice), CASES["user"])

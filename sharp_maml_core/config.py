@@ -88,6 +88,11 @@ class Config:
     esam_weights: float = setting(0.5, "e-low: share of weights that is perturbed, xi", between(0, 1), "Du et al. 2022")
     esam_samples: float = setting(0.5, "e-low: share of samples that is used, mu", between(0, 1), "Du et al. 2022")
 
+    # The other systems
+    matching_scale: float = setting(
+        10.0, "matching: what the scale of the cosines starts from", ABOVE_ZERO, "Gidaris and Komodakis 2018"
+    )
+
     # The tasks
     dataset: str = setting(
         "glyphs", "glyphs, omniglot, miniimagenet, cifar-fs, fc100, sinusoid, or a folder of images", NOT_EMPTY

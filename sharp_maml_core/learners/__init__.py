@@ -12,10 +12,14 @@ from ..models import Conv4
 from ..network import Network
 from .learner import Learner, Loss
 from .maml import maml
+from .matching import matching
 
 __all__ = ["Learner", "Loss", "build_learner"]
 
-BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = dict.fromkeys(FAMILY, maml)
+BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
+    **dict.fromkeys(FAMILY, maml),
+    "matching": matching,
+}
 """What makes the learner of each variant."""
 
 

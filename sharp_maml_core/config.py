@@ -92,6 +92,15 @@ class Config:
     matching_scale: float = setting(
         10.0, "matching: what the scale of the cosines starts from", ABOVE_ZERO, "Gidaris and Komodakis 2018"
     )
+    reptile_optimizer: str = setting(
+        "adam", "reptile: what takes the inner steps; adam: with beta1 = 0", one_of("adam", "sgd"), "Nichol et al. 2018"
+    )
+    reptile_batch: int = setting(
+        10,
+        "reptile: images of a mini-batch of an inner step, of support and query; 0: all",
+        at_least(0),
+        "Nichol et al.",
+    )
 
     # The tasks
     dataset: str = setting(

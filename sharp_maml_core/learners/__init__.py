@@ -13,12 +13,14 @@ from ..network import Network
 from .learner import Learner, Loss
 from .maml import maml
 from .matching import matching
+from .reptile import reptile
 
 __all__ = ["Learner", "Loss", "build_learner"]
 
 BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     **dict.fromkeys(FAMILY, maml),
     "matching": matching,
+    "reptile": reptile,
 }
 """What makes the learner of each variant."""
 

@@ -101,6 +101,9 @@ class Config:
         at_least(0),
         "Nichol et al.",
     )
+    cavia_context: int = setting(
+        100, "cavia: context parameters, the numbers that a task adapts", at_least(0), "Zintgraf et al. 2019"
+    )
 
     # The tasks
     dataset: str = setting(

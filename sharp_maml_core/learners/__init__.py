@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import FAMILY, Config
-from ..models import Conv4
+from ..models import model_for_images
 from ..network import Network
+from .cavia import cavia
 from .learner import Learner, Loss
 from .maml import maml
 from .matching import matching
@@ -21,6 +22,7 @@ BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     **dict.fromkeys(FAMILY, maml),
     "matching": matching,
     "reptile": reptile,
+    "cavia": cavia,
 }
 """What makes the learner of each variant."""
 
@@ -37,5 +39,5 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
     Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use.
     """
     if model is None:
-        model = Conv4((1, 28, 28), config.n_way, config.filters)
+        model = model_for_images(config, (1, 28, 28))
     return BUILDERS[config.variant](config, Network(model), loss or F.cross_entropy)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from sharp_maml_core import Config, build_learner
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.models import Conv4, FilmConv4, model_for_images
+from sharp_maml_core.rundir import load_params, save_params
 
 OFF = {"alpha_low": 0.0, "alpha_up": 0.0}
 FILM = "features.2.context"
@@ -149,6 +150,13 @@ def test_without_a_context_nothing_adapts(task_map):
     fast = [learner.adapt(params, *support) for support in zip(*episode[:2], strict=True)]
     assert equal(fast[0], fast[1])
     assert equal({name: fast[0][name] for name in params}, params)
+
+
+def test_what_is_kept_without_a_context_comes_back(tmp_path):
+    """Tensors of no element among it."""
+    _, params = start(FilmConv4((1, 16, 16), 3, 4, 0))
+    save_params(tmp_path / "params.safetensors", params)
+    assert equal(load_params(tmp_path / "params.safetensors"), params)
 
 
 def test_adapting_changes_the_context_and_nothing_else_and_begins_anew_in_each_task():

@@ -40,12 +40,13 @@ class ConvBlock(nn.Module):
 
 
 class FilmBlock(ConvBlock):
-    """A block whose channels the context c [n] scales and shifts before the ReLU (Zintgraf et al. 2019, Section 4.2).
+    """A block whose channels the context c [n] scales and shifts before the ReLU (Zintgraf et al. 2019).
 
         h <- gamma(c) * h + delta(c),   (gamma, delta)(c) = weight @ c + bias
 
-    c is a parameter called `context`, zero at first and in `cavia` at the start of every task. The layer is drawn as
-    PyTorch draws a linear one: at c = 0 channels are scaled by what the biases say, and not by 1.
+    c is a parameter called `context`, zero at first and in `cavia` at the start of every task. Both are drawn
+    as in the released code, by He's rule without a gain and by PyTorch's own. At c = 0 channels are therefore scaled by
+    small numbers, not by 1: what the next block normalises depends all the more on c.
     """
 
     def __init__(self, in_channels: int, out_channels: int, n_context: int) -> None:
@@ -57,8 +58,8 @@ class FilmBlock(ConvBlock):
 
     def reset_parameters(self) -> None:
         bound = 1 / math.sqrt(max(len(self.context), 1))
-        for value in (self.film_weight, self.film_bias):
-            nn.init.uniform_(value, -bound, bound)
+        nn.init.uniform_(self.film_weight, -math.sqrt(3) * bound, math.sqrt(3) * bound)
+        nn.init.uniform_(self.film_bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         gamma, delta = F.linear(self.context, self.film_weight, self.film_bias)[:, None, None].chunk(2)

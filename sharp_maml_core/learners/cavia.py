@@ -10,7 +10,7 @@ back is the adjoint recursion of `adapt`, with c for what is adapted and theta f
 `alpha_low` perturbs c in the inner steps and `alpha_up` theta, each in the norm of its own parameters. Both together
 are Sharp-CAVIA, which is not in the paper.
 
-Source: Zintgraf et al. 2019, Section 3 and 4.2; inner_lr 1, 2 steps, 100 numbers, 32 filters in their released code.
+Source: Zintgraf et al. 2019; inner_lr 1, 2 steps, 100 numbers, 32 filters in their released code.
 """
 
 from __future__ import annotations

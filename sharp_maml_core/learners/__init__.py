@@ -32,8 +32,9 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
 
     model  any module without running statistics and without dropout; `init` draws its parameters by each layer's
            `reset_parameters`. PyTorch's fused norm layers are right here but wrong from the third derivative on: for
-           Hessians of the meta-loss use `EpisodeNorm`, or write them out. Default Conv4 for `config.n_way` classes of
-           28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for other data.
+           Hessians of the meta-loss use `EpisodeNorm`, or write them out. Default Conv4, for cavia FilmConv4, for
+           `config.n_way` classes of 28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for
+           other data.
     loss   (outputs, targets) -> mean loss, a scalar; default cross-entropy
 
     Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use.

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 from sharp_maml_core.config import FIELDS, Config, config_from
 from sharp_maml_core.errors import UserError, invalid
+from sharp_maml_core.published import METHODS
 from sharp_maml_core.theory import paper_tables
 
 CELLS = Path(__file__).with_name("cells.toml")
 SEEDS = (0, 1, 2)
-ROWS = {"matching": "matching-nets"}
-"""Rows of the paper's tables by variant, where they are called otherwise."""
 
 GROUP = ("name", "schedule", "settings", "cell", "seeds", "table", "figure")
 SETTABLE = tuple(name for name in FIELDS if name not in ("seed", "device", "data_root", "download"))
@@ -57,7 +56,7 @@ class Cell:
         """The paper's row: accuracy and, in Table 3, time. None where it prints nothing."""
         if not self.table:
             return None
-        method = ROWS.get(self.settings["variant"], self.settings["variant"])
+        method = METHODS.get(self.settings["variant"], self.settings["variant"])
         return next((row for row in paper_tables.TABLES[self.table].rows if row.method == method), None)
 
 

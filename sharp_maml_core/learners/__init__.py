@@ -7,15 +7,19 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import FAMILY, Config
+from ..config import FAMILY, SINGLE_LEVEL, Config
 from ..models import Conv4
 from ..network import Network
+from .erm import erm
 from .learner import Learner, Loss
 from .maml import maml
 
 __all__ = ["Learner", "Loss", "build_learner"]
 
-BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = dict.fromkeys(FAMILY, maml)
+BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
+    **dict.fromkeys(FAMILY, maml),
+    **dict.fromkeys(SINGLE_LEVEL, erm),
+}
 """What makes the learner of each variant."""
 
 

@@ -92,6 +92,18 @@ class Config:
     esam_samples: float = setting(0.5, "e-low: share of samples that is used, mu", between(0, 1), "Du et al. 2022")
 
     # The other systems
+    matching_scale: float = setting(
+        10.0, "matching: what the scale of the cosines starts from", ABOVE_ZERO, "Gidaris and Komodakis 2018"
+    )
+    reptile_optimizer: str = setting(
+        "adam", "reptile: what takes the inner steps; adam: with beta1 = 0", one_of("adam", "sgd"), "Nichol et al. 2018"
+    )
+    reptile_batch: int = setting(
+        10,
+        "reptile: images of a mini-batch of an inner step, of support and query; 0: all",
+        at_least(0),
+        "Nichol et al.",
+    )
     mamlpp_multi_step: float = setting(
         0.1,
         "maml++: share of the iterations over which the loss moves from after every inner step to after the last",

@@ -13,11 +13,15 @@ from ..network import Network
 from .erm import erm
 from .learner import Learner, Loss
 from .maml import maml
+from .matching import matching
+from .reptile import reptile
 
 __all__ = ["Learner", "Loss", "build_learner"]
 
 BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     **dict.fromkeys(FAMILY, maml),
+    "matching": matching,
+    "reptile": reptile,
     **dict.fromkeys(SINGLE_LEVEL, erm),
 }
 """What makes the learner of each variant."""

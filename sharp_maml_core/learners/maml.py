@@ -69,7 +69,7 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             "a variant without ANIL: this model has no submodules `features` and `head`",
             "Compose the model as head(features(x)), or choose maml, low, up or both.",
         )
-    decompose = _head_only if kind.head_only else _whole_network
+    decompose = _head_only if kind.head_only else whole_network
 
     def adapted(name: str) -> bool:
         if kind.head_only:
@@ -140,7 +140,7 @@ def _inner_rule(config: Config, kind: Kind, at_test: bool = False) -> InnerRule:
     )
 
 
-def _whole_network(
+def whole_network(
     network: Network,
     loss: Loss,
     params: Params,

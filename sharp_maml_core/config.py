@@ -88,6 +88,23 @@ class Config:
     esam_weights: float = setting(0.5, "e-low: share of weights that is perturbed, xi", between(0, 1), "Du et al. 2022")
     esam_samples: float = setting(0.5, "e-low: share of samples that is used, mu", between(0, 1), "Du et al. 2022")
 
+    # The other systems
+    imaml_lambda: float = setting(
+        2.0,
+        "imaml: strength of the pull to the meta-parameters, lambda",
+        ABOVE_ZERO,
+        "Rajeswaran et al. 2019: Omniglot",
+    )
+    imaml_cg_steps: int = setting(
+        5,
+        "imaml: steps of conjugate gradients, one product with the Hessian each",
+        at_least(1),
+        "Rajeswaran et al. 2019",
+    )
+    imaml_damping: float = setting(
+        0.0, "imaml: added to the diagonal of I + H / lambda", at_least(0), "0: the equation; released code: 1"
+    )
+
     # The tasks
     dataset: str = setting(
         "glyphs", "glyphs, omniglot, miniimagenet, cifar-fs, fc100, sinusoid, or a folder of images", NOT_EMPTY

@@ -10,12 +10,16 @@ from torch import nn
 from ..config import FAMILY, Config
 from ..models import Conv4
 from ..network import Network
+from .imaml import imaml
 from .learner import Learner, Loss
 from .maml import maml
 
 __all__ = ["Learner", "Loss", "build_learner"]
 
-BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = dict.fromkeys(FAMILY, maml)
+BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
+    **dict.fromkeys(FAMILY, maml),
+    "imaml": imaml,
+}
 """What makes the learner of each variant."""
 
 

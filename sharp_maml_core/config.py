@@ -104,6 +104,12 @@ class Config:
     imaml_damping: float = setting(
         0.0, "imaml: added to the diagonal of I + H / lambda", at_least(0), "0: the equation; released code: 1"
     )
+    llama_eta: float = setting(
+        1e-6, "llama: factor of the log-determinant beside the mean query loss, eta", at_least(0), "Grant et al. 2018"
+    )
+    llama_damping: float = setting(
+        1e-3, "llama: tau; its square root is added to the diagonal of each Kronecker factor", ABOVE_ZERO
+    )
 
     # The tasks
     dataset: str = setting(

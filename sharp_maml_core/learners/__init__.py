@@ -12,6 +12,7 @@ from ..models import Conv4
 from ..network import Network
 from .imaml import imaml
 from .learner import Learner, Loss
+from .llama import llama
 from .maml import maml
 
 __all__ = ["Learner", "Loss", "build_learner"]
@@ -19,6 +20,7 @@ __all__ = ["Learner", "Loss", "build_learner"]
 BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     **dict.fromkeys(FAMILY, maml),
     "imaml": imaml,
+    "llama": llama,
 }
 """What makes the learner of each variant."""
 

@@ -104,6 +104,27 @@ class Config:
         at_least(0),
         "Nichol et al.",
     )
+    imaml_lambda: float = setting(
+        2.0,
+        "imaml: strength of the pull to the meta-parameters, lambda",
+        ABOVE_ZERO,
+        "Rajeswaran et al. 2019: Omniglot",
+    )
+    imaml_cg_steps: int = setting(
+        5,
+        "imaml: steps of conjugate gradients, one product with the Hessian each",
+        at_least(1),
+        "Rajeswaran et al. 2019",
+    )
+    imaml_damping: float = setting(
+        0.0, "imaml: added to the diagonal of I + H / lambda", at_least(0), "0: the equation; released code: 1"
+    )
+    llama_eta: float = setting(
+        1e-6, "llama: factor of the log-determinant beside the mean query loss, eta", at_least(0), "Grant et al. 2018"
+    )
+    llama_damping: float = setting(
+        1e-3, "llama: tau; its square root is added to the diagonal of each Kronecker factor", ABOVE_ZERO
+    )
     mamlpp_multi_step: float = setting(
         0.1,
         "maml++: share of the iterations over which the loss moves from after every inner step to after the last",

@@ -11,7 +11,9 @@ from ..config import FAMILY, SINGLE_LEVEL, Config
 from ..models import Conv4
 from ..network import Network
 from .erm import erm
+from .imaml import imaml
 from .learner import Learner, Loss
+from .llama import llama
 from .maml import maml
 from .matching import matching
 from .reptile import reptile
@@ -22,6 +24,8 @@ BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     **dict.fromkeys(FAMILY, maml),
     "matching": matching,
     "reptile": reptile,
+    "imaml": imaml,
+    "llama": llama,
     **dict.fromkeys(SINGLE_LEVEL, erm),
 }
 """What makes the learner of each variant."""

@@ -119,6 +119,9 @@ class Config:
     imaml_damping: float = setting(
         0.0, "imaml: added to the diagonal of I + H / lambda", at_least(0), "0: the equation; released code: 1"
     )
+    cavia_context: int = setting(
+        100, "cavia: context parameters, the numbers that a task adapts", at_least(0), "Zintgraf et al. 2019"
+    )
     llama_eta: float = setting(
         1e-6, "llama: factor of the log-determinant beside the mean query loss, eta", at_least(0), "Grant et al. 2018"
     )

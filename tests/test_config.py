@@ -34,7 +34,7 @@ LOWEST = {
     "inner_steps": (1, 0), "eval_inner_steps": (0, -1), "n_way": (2, 1), "k_shot": (1, 0), "n_query": (1, 0),
     "n_tasks": (1, 0), "filters": (1, 0), "iterations": (1, 0), "eval_every": (1, 0), "val_tasks": (2, 1),
     "eval_tasks": (2, 1), "seed": (0, -1), "eval_seed": (0, -1), "checkpoint_every": (1, 0), "task_chunk": (0, -1),
-    "matching_scale": (1e-12, 0.0), "reptile_batch": (0, -1),
+    "matching_scale": (1e-12, 0.0), "reptile_batch": (0, -1), "cavia_context": (0, -1),
 }  # fmt: skip
 
 

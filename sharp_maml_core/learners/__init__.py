@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import FAMILY, SINGLE_LEVEL, Config
-from ..models import Conv4
+from ..models import model_for_images
 from ..network import Network
+from .cavia import cavia
 from .erm import erm
 from .imaml import imaml
 from .learner import Learner, Loss
@@ -25,6 +26,7 @@ BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     "matching": matching,
     "reptile": reptile,
     "imaml": imaml,
+    "cavia": cavia,
     "llama": llama,
     **dict.fromkeys(SINGLE_LEVEL, erm),
 }
@@ -43,5 +45,5 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
     Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use.
     """
     if model is None:
-        model = Conv4((1, 28, 28), config.n_way, config.filters)
+        model = model_for_images(config, (1, 28, 28), config.n_way)
     return BUILDERS[config.variant](config, Network(model), loss or F.cross_entropy)

@@ -15,7 +15,7 @@ on theta and the task alone: in the released code second moments are handed on f
 mini-batches. The pseudo-gradient is not the gradient of any function, so this is an ascent in name only. Sharp-Reptile
 is not in the paper.
 
-Source: Nichol, Achiam and Schulman 2018, Algorithms 1 and 2, Section 6 and their released code.
+Source: Nichol, Achiam and Schulman 2018, and their released code.
 """
 
 from __future__ import annotations

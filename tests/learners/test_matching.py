@@ -26,6 +26,7 @@ from sharp_maml_core import Episode, build_learner
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.learners.matching import LABELS, LOG_SCALE, SUPPORT, log_attention
 from sharp_maml_core.models import Conv4
+from sharp_maml_core.rundir import load_params, save_params
 
 EPISODE = classification()
 CASES = {
@@ -148,6 +149,13 @@ def test_its_parameters_are_the_features_and_the_scale():
     grads, _ = learner.gradient(params, EPISODE)
     assert grads.keys() == params.keys()
     assert float(grads[LOG_SCALE]) != 0
+
+
+def test_what_is_kept_comes_back(tmp_path):
+    """The scale is a scalar, and its name no module's."""
+    _, params = start()
+    save_params(tmp_path / "params.safetensors", params)
+    assert equal(load_params(tmp_path / "params.safetensors"), params)
 
 
 def test_lower_precision_touches_the_queries_only():

@@ -10,6 +10,7 @@ from torch import nn
 from ..config import FAMILY, Config
 from ..models import Conv4
 from ..network import Network
+from .bmaml import bmaml
 from .imaml import imaml
 from .learner import Learner, Loss
 from .llama import llama
@@ -21,6 +22,7 @@ BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     **dict.fromkeys(FAMILY, maml),
     "imaml": imaml,
     "llama": llama,
+    "bmaml": bmaml,
 }
 """What makes the learner of each variant."""
 

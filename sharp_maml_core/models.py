@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Config
+from .config import SINGLE_LEVEL, Config
+from .data.episodes import n_classes
 from .data.split import RegressionSplit, Split
 from .errors import invalid
 from .norm import EpisodeNorm
@@ -64,10 +65,14 @@ class MLP(nn.Module):
 
 
 def model_for(config: Config, split: Split) -> nn.Module:
-    """The network for the tasks of a split: Conv4 for images (of at least 16x16 pixels), the MLP for regression."""
+    """The network for the tasks of a split: Conv4 for images (of at least 16x16 pixels), the MLP for regression.
+
+    Of erm and sam, which are trained on all classes of the split at once, it tells as many apart as there are.
+    """
     if isinstance(split, RegressionSplit):
         return MLP(split.inputs.shape[-1], split.targets.shape[-1])
-    return Conv4(split.shape, config.n_way, config.filters)
+    outputs = n_classes(split, config.rotations) if config.variant in SINGLE_LEVEL else config.n_way
+    return Conv4(split.shape, outputs, config.filters)
 
 
 def loss_for(split: Split) -> Callable[[Tensor, Tensor], Tensor]:

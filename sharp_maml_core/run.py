@@ -61,6 +61,7 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
         rotations = config.rotations and name == "train"
         check_split(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=rotations)
     learner = build_learner(config, model or model_for(config, splits["train"]), loss or loss_for(splits["train"]))
+    learner.check_split(splits["train"])
     return Experiment(config, splits, learner)
 
 

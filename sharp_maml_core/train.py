@@ -77,6 +77,7 @@ def meta_train(
     """
     check_split(train, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=config.rotations)
     check_split(val, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query)
+    learner.check_split(train)
     state = state or fresh_state(learner, config)
     outer = OuterStep(config.outer_optimizer, state.params, state.moments)
     state.params, state.moments = outer.params, outer.moments
@@ -102,9 +103,10 @@ def meta_train(
                 n_tasks=config.n_tasks,
                 generator=generator,
                 rotations=config.rotations,
+                labels=learner.labels,
                 dtype=config.torch_dtype,
             )
-            grads, metrics = learner.gradient(state.params, episode, generator)
+            grads, metrics = learner.gradient_at(state.iteration)(state.params, episode, generator)
             row = _row(state.iteration + 1, grads, metrics)
             if not all(math.isfinite(value) for value in row.values()):
                 checkpoint(state)

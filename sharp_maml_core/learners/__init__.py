@@ -7,22 +7,28 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import FAMILY, Config
+from ..config import FAMILY, SINGLE_LEVEL, Config
 from ..models import Conv4
 from ..network import Network
 from .bmaml import bmaml
+from .erm import erm
 from .imaml import imaml
 from .learner import Learner, Loss
 from .llama import llama
 from .maml import maml
+from .matching import matching
+from .reptile import reptile
 
 __all__ = ["Learner", "Loss", "build_learner"]
 
 BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     **dict.fromkeys(FAMILY, maml),
+    "matching": matching,
+    "reptile": reptile,
     "imaml": imaml,
     "llama": llama,
     "bmaml": bmaml,
+    **dict.fromkeys(SINGLE_LEVEL, erm),
 }
 """What makes the learner of each variant."""
 

@@ -128,6 +128,10 @@ class Config:
     llama_damping: float = setting(
         1e-3, "llama: tau; its square root is added to the diagonal of each Kronecker factor", ABOVE_ZERO
     )
+    bmaml_particles: int = setting(5, "bmaml: number of particles, M", at_least(1), "Yoon et al. 2018")
+    bmaml_chaser_steps: int = setting(
+        1, "bmaml: steps on support and query set by which the leader is ahead, s", at_least(1), "Yoon et al. 2018"
+    )
     mamlpp_multi_step: float = setting(
         0.1,
         "maml++: share of the iterations over which the loss moves from after every inner step to after the last",

@@ -30,7 +30,7 @@ LOWEST = {
     "alpha_up": (0.0, -1e-12), "esam_weights": (1e-12, 0.0), "esam_samples": (1e-12, 0.0),
     "mamlpp_multi_step": (0.0, -1e-12), "mamlpp_first_order": (0.0, -1e-12), "mamlpp_ensemble": (1, 0),
     "imaml_lambda": (1e-12, 0.0), "imaml_cg_steps": (1, 0), "imaml_damping": (0.0, -1e-12),
-    "llama_eta": (0.0, -1e-12), "llama_damping": (1e-12, 0.0),
+    "llama_eta": (0.0, -1e-12), "llama_damping": (1e-12, 0.0), "bmaml_particles": (1, 0), "bmaml_chaser_steps": (1, 0),
     "inner_steps": (1, 0), "eval_inner_steps": (0, -1), "n_way": (2, 1), "k_shot": (1, 0), "n_query": (1, 0),
     "n_tasks": (1, 0), "filters": (1, 0), "iterations": (1, 0), "eval_every": (1, 0), "val_tasks": (2, 1),
     "eval_tasks": (2, 1), "seed": (0, -1), "eval_seed": (0, -1), "checkpoint_every": (1, 0), "task_chunk": (0, -1),

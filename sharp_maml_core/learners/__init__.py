@@ -10,6 +10,7 @@ from torch import nn
 from ..config import FAMILY, SINGLE_LEVEL, Config
 from ..models import model_for_images
 from ..network import Network
+from .bmaml import bmaml
 from .cavia import cavia
 from .erm import erm
 from .imaml import imaml
@@ -28,6 +29,7 @@ BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     "imaml": imaml,
     "cavia": cavia,
     "llama": llama,
+    "bmaml": bmaml,
     **dict.fromkeys(SINGLE_LEVEL, erm),
 }
 """What makes the learner of each variant."""

@@ -13,11 +13,13 @@ from ..network import Network
 from .erm import erm
 from .learner import Learner, Loss
 from .maml import maml
+from .mamlpp import mamlpp
 
 __all__ = ["Learner", "Loss", "build_learner"]
 
 BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     **dict.fromkeys(FAMILY, maml),
+    "maml++": mamlpp,
     **dict.fromkeys(SINGLE_LEVEL, erm),
 }
 """What makes the learner of each variant."""

@@ -38,7 +38,7 @@ from ..errors import invalid
 from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
 from ..network import Network
 from ..params import Params, add_scaled, select
-from .common import kept_graphs, mean_over_tasks, precision_of, task_metrics
+from .common import kept_graphs, mean_over_tasks, precision_of, refuse_alpha_low, task_metrics
 from .learner import Gradient, Learner, Loss
 
 RATE = "rate/"
@@ -238,5 +238,4 @@ def _refuse_what_does_not_apply(config: Config) -> None:
             f"at most inner_steps={config.inner_steps} for {config.variant}: later steps have no learned rate",
             "Train with as many steps as you test with.",
         )
-    if config.alpha_low > 0:
-        raise invalid("alpha_low", config.alpha_low, f"0 for {config.variant}", "alpha_up sharpens it.")
+    refuse_alpha_low(config)

@@ -207,7 +207,7 @@ def test_a_whole_run_with_turned_classes(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"alpha_low": 0.1}, "alpha_low=0.1 is not allowed: it must be 0 for erm"),
+        ({"alpha_low": 0.1}, "alpha_low=0.1 is not allowed: it must be 0 for variant erm"),
         ({"query_precision": "bfloat16"}, "query_precision='bfloat16' is not allowed: it must be full for erm"),
     ],
 )

@@ -64,6 +64,12 @@ def _train(options: argparse.Namespace) -> int:
             f"{which}: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
             f"on {result['eval_tasks']} tasks (iteration {figures['iteration']})"
         )
+    if "ensemble" in result:
+        figures = result["ensemble"]
+        print(
+            f"ensemble: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
+            f"of the {len(figures['iterations'])} best on validation"
+        )
     print(f"{result['seconds']:.1f} s of training; everything is in {folder}")
     return 0
 

@@ -142,7 +142,7 @@ class Config:
         0.3,
         "maml++: share of the iterations, the first ones, without second derivatives",
         SHARE,
-        "Antoniou et al. 2019",
+        "Antoniou et al. 2019: the first 50 epochs; their released settings: none",
     )
     mamlpp_step_norms: bool = setting(
         True,

@@ -20,6 +20,8 @@ from .errors import Diverged, UserError
 from .evaluate import Evaluation, evaluate
 from .files import write_json
 from .learners import Learner, Loss, build_learner
+from .learners.ensemble import ensemble, ensemble_params
+from .learners.learner import Tested
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
@@ -143,9 +145,10 @@ def _train_and_test(experiment: Experiment, folder: Path, progress: bool, comman
     origin = provenance(experiment.config.torch_device, command)  # now: the files may change while this runs
     state = _train(experiment, folder, progress)
 
-    def test(params: Params) -> Evaluation:
-        tasks = experiment.splits["test"]
-        result = evaluate(experiment.learner, params, tasks, experiment.config, progress=progress)
+    tasks = experiment.splits["test"]
+
+    def test(params: Params, learner: Tested = experiment.learner) -> Evaluation:
+        result = evaluate(learner, params, tasks, experiment.config, progress=progress)
         if not math.isfinite(result.mean):
             raise Diverged(f"The {result.metric} on {tasks.name} is not finite. Lower inner_lr or eval_inner_steps.")
         return result
@@ -155,6 +158,13 @@ def _train_and_test(experiment: Experiment, folder: Path, progress: bool, comman
     rundir.save_model(folder, state.best)
     rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
     result = describe(experiment, state, best, last) | origin | {"finished": now()}
+    if state.leaders:
+        together = test(
+            ensemble_params([leader.params for leader in state.leaders]),
+            ensemble(experiment.learner, classes=isinstance(tasks, ImageSplit)),
+        )
+        iterations = [leader.iteration for leader in state.leaders]
+        result["ensemble"] = {"mean": together.mean, "interval_95": together.interval, "iterations": iterations}
     write_json(folder / rundir.ENVIRONMENT, origin)
     write_json(folder / rundir.RESULT, result)
     return result

@@ -17,6 +17,7 @@ from .imaml import imaml
 from .learner import Learner, Loss
 from .llama import llama
 from .maml import maml
+from .mamlpp import mamlpp
 from .matching import matching
 from .reptile import reptile
 
@@ -30,6 +31,7 @@ BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
     "cavia": cavia,
     "llama": llama,
     "bmaml": bmaml,
+    "maml++": mamlpp,
     **dict.fromkeys(SINGLE_LEVEL, erm),
 }
 """What makes the learner of each variant."""

@@ -31,7 +31,7 @@ from ..errors import invalid
 from ..meta import MetaGradient, Metrics, sharpen
 from ..network import FEATURES, Network
 from ..params import Params, add_scaled, select
-from .common import task_metrics
+from .common import refuse_alpha_low, task_metrics
 from .learner import Learner, Loss
 
 WEIGHT, BIAS = "task.weight", "task.bias"
@@ -105,8 +105,7 @@ def _refuse_what_does_not_apply(config: Config, network: Network) -> None:
             "another: this model has no submodules `features` and `head`, and a task gets a head of its own",
             "Compose the model as head(features(x)).",
         )
-    if config.alpha_low > 0:
-        raise invalid("alpha_low", config.alpha_low, f"0 for {config.variant}, whose training has no inner loop")
+    refuse_alpha_low(config)
     if config.query_precision != "full":
         raise invalid("query_precision", config.query_precision, f"full for {config.variant}, which has no query pass")
 

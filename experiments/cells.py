@@ -103,6 +103,17 @@ def runs(cells: list[Cell]) -> list[Run]:
     ]
 
 
+def wanted(cells: list[Cell], names: list[str], device: str = "auto") -> list[Cell]:
+    """The cells that the names stand for, in order; without names those for the device: a CPU leaves out what takes a
+    GPU. Raises UserError with the nearest names.
+    """
+    if names:
+        kept = {cell.name for name in names for cell in find(cells, name)}
+        return [cell for cell in cells if cell.name in kept]
+    kind = Config(device=device).torch_device.type
+    return [cell for cell in cells if kind != "cpu" or cell.schedule.device == "cpu"]
+
+
 def find(cells: list[Cell], name: str) -> list[Cell]:
     """The cell, or the cells of the group or schedule, of that name. Raises UserError with the nearest names."""
     found = [cell for cell in cells if name in (cell.name, cell.group, cell.schedule.name)]

@@ -90,7 +90,7 @@ def candidates(results: Iterable[Result], setting: Setting) -> list[list[Result]
     """
     groups: dict[str, list[Result]] = {}
     for run in results:
-        if _setting(run) == setting:
+        if setting_of(run) == setting:
             groups.setdefault(json.dumps([settings(run), run["data"]], sort_keys=True), []).append(run)
     for runs in groups.values():
         runs.sort(key=lambda run: run["seed"])
@@ -156,7 +156,7 @@ def _read(path: Path) -> Result:
     return result
 
 
-def _setting(run: Result) -> Setting:
+def setting_of(run: Result) -> Setting:
     config = run["config"]
     method = METHODS.get(config["variant"], config["variant"])
     schedule = run["cell"]["schedule"] if "cell" in run else SINGLE

@@ -9,13 +9,14 @@ import shlex
 import sys
 from pathlib import Path
 
+from sharp_maml_core import published
 from sharp_maml_core.config import Config
 from sharp_maml_core.errors import UserError, invalid
 
 from . import cells, store
-from .cells import Cell
 from .cost import seconds
 from .store import Store, collect
+from .tables import markdown
 from .worker import Queue, commands, cores
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -59,19 +60,14 @@ def _parser() -> argparse.ArgumentParser:
             made.add_argument(
                 "--jobs", type=int, metavar="INT", help="runs at a time (default: 1 on a GPU, else cores)"
             )
+    command("tables", _tables, "print what the results say, as Markdown: a table for each group of cells")
     made = command("collect", _collect, "make the result file of a finished run")
     made.add_argument("name", metavar="RUN", help="a run as CELL-seedN")
     return parser
 
 
-def _wanted(options: argparse.Namespace) -> list[Cell]:
-    """The cells of the given names; without names those for the device: a GPU takes all, a CPU what is meant for it."""
-    known = cells.load(options.cells)
-    if options.names:
-        names = {cell.name for name in options.names for cell in cells.find(known, name)}
-        return [cell for cell in known if cell.name in names]
-    kind = Config(device=options.device).torch_device.type
-    return [cell for cell in known if kind != "cpu" or cell.schedule.device == "cpu"]
+def _wanted(options: argparse.Namespace) -> list[cells.Cell]:
+    return cells.wanted(cells.load(options.cells), options.names, options.device)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -119,6 +115,11 @@ def _collect(options: argparse.Namespace) -> int:
     run = cells.find_run(cells.load(options.cells), options.name)
     result = collect(run, Store(options.runs, options.results, options.cells))
     print(f"{run.name}: {result['metric']} {result['best']['mean']:.4f} on {result['eval_tasks']} tasks")
+    return 0
+
+
+def _tables(options: argparse.Namespace) -> int:
+    print(markdown(cells.load(options.cells), published.load(options.results)))
     return 0
 
 

@@ -18,7 +18,7 @@ from sharp_maml_core.theory import paper_tables
 CELLS = Path(__file__).with_name("cells.toml")
 SEEDS = (0, 1, 2)
 
-GROUP = ("name", "schedule", "settings", "cell", "seeds", "table", "figure")
+GROUP = ("name", "schedule", "settings", "cell", "seeds", "table", "figure", "like")
 SETTABLE = tuple(name for name in FIELDS if name not in ("seed", "device", "data_root", "download"))
 IN_A_CELL = (*SETTABLE, "alpha", "name")
 
@@ -85,7 +85,8 @@ def load(path: Path = CELLS) -> list[Cell]:
         raise UserError(f"{path.name} is damaged ({error}): restore it.") from None
     _known(path.name, text, ("schedule", "group"))
     schedules = {name: Schedule(name, **_whole(name, given)) for name, given in text.get("schedule", {}).items()}
-    cells = [cell for group in text.get("group", []) for cell in _group(group, schedules)]
+    settings: dict[str, dict[str, Any]] = {}
+    cells = [cell for group in text.get("group", []) for cell in _group(group, schedules, settings)]
     _alone("name of a cell", [cell.name for cell in cells])
     return cells
 
@@ -100,6 +101,17 @@ def runs(cells: list[Cell]) -> list[Run]:
         for cell in members
         if seed in cell.seeds
     ]
+
+
+def wanted(cells: list[Cell], names: list[str], device: str = "auto") -> list[Cell]:
+    """The cells that the names stand for, in order; without names those for the device: a CPU leaves out what takes a
+    GPU. Raises UserError with the nearest names.
+    """
+    if names:
+        kept = {cell.name for name in names for cell in find(cells, name)}
+        return [cell for cell in cells if cell.name in kept]
+    kind = Config(device=device).torch_device.type
+    return [cell for cell in cells if kind != "cpu" or cell.schedule.device == "cpu"]
 
 
 def find(cells: list[Cell], name: str) -> list[Cell]:
@@ -119,32 +131,34 @@ def find_run(cells: list[Cell], name: str) -> Run:
     return known[name]
 
 
-def _group(given: dict[str, Any], schedules: dict[str, Schedule]) -> Iterator[Cell]:
+def _group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[str, dict[str, Any]]) -> Iterator[Cell]:
+    """The cells of a group; `above` has the settings of those before it, and gets its own."""
     where = f"group {given.get('name', '?')}"
     _known(where, given, GROUP)
-    for name in ("name", "schedule", "settings", "cell"):
+    for name in ("name", "schedule", "cell"):
         if name not in given:
             raise invalid(where, sorted(given), f"a group with a {name}")
-    if given["schedule"] not in schedules:
-        raise invalid(f"schedule of {where}", given["schedule"], "one of " + ", ".join(schedules))
-    table = given.get("table", 0)
-    if table and table not in paper_tables.TABLES:
-        raise invalid(f"table of {where}", table, "one of " + ", ".join(map(str, paper_tables.TABLES)))
-    seeds = given.get("seeds", list(SEEDS))
+    _one_of(f"schedule of {where}", given["schedule"], schedules)
+    _known(f"settings of {where}", given.get("settings", {}), SETTABLE)
+    if "like" in given:
+        _one_of(f"like of {where}", given["like"], above)
+    shared = above.get(given.get("like", ""), {}) | given.get("settings", {})
+    above[given["name"]] = shared
+    table, figure, seeds = given.get("table", 0), given.get("figure", 0), given.get("seeds", list(SEEDS))
+    if table:
+        _one_of(f"table of {where}", table, paper_tables.TABLES)
     _alone(f"seed of {where}", seeds)
-    _known(f"settings of {where}", given["settings"], SETTABLE)
     for entry in given["cell"]:
         _known(f"cell of {where}", entry, IN_A_CELL)
         for name, values in _grid(entry):
-            settings = given["settings"] | values
             cell = Cell(
                 f"{given['name']}-{name}",
                 given["name"],
                 schedules[given["schedule"]],
-                settings,
+                shared | values,
                 tuple(seeds),
                 table,
-                given.get("figure", 0),
+                figure,
             )
             for seed in seeds:
                 cell.config(seed)  # checks the values
@@ -178,6 +192,11 @@ def _known(where: str, given: Any, known: Any) -> None:
     for name in given:
         if name not in known:
             raise invalid(where, name, "made of " + ", ".join(known), _nearest(name, known))
+
+
+def _one_of(what: str, given: Any, known: Any) -> None:
+    if given not in known:
+        raise invalid(what, given, "one of " + ", ".join(map(str, known)), _nearest(str(given), map(str, known)))
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -20,8 +20,8 @@ START = 10.0  # to import, load and check
 def seconds(run: Run, store: Store, device: str, measured: list[dict[str, Any]] | None = None) -> float:
     """The seconds that a run still needs on a device.
 
-    Those of an iteration are taken from its own checkpoint, else from other seeds of its cell on this device, else from
-    all that was measured on this device, scaled by the work of an iteration, else from rough constants.
+    Those of an iteration are taken from its own checkpoint, else from other seeds of its cell on this device, else they
+    are counted roughly, and scaled by what all that was measured on this device took against its count.
     """
     config = run.cell.config(run.seed, device)
     kind = config.torch_device.type
@@ -29,19 +29,20 @@ def seconds(run: Run, store: Store, device: str, measured: list[dict[str, Any]] 
     known = [found for found in (store.measured() if measured is None else measured) if found["device"] == name]
     done, spent = progress(store.folder(run))
     same = [found["seconds_per_iteration"] for found in known if found["cell"]["name"] == run.cell.name]
-    rates = [
-        found["seconds_per_iteration"] / work(config_from(found["config"] | {"device": "auto"})) for found in known
-    ]
     if done:
         iteration = spent / done
     elif same:
         iteration = statistics.mean(same)
-    elif rates:
-        iteration = statistics.median(rates) * work(config)
     else:
-        iteration = SECONDS_OF_A_GIGA[kind] * work(config) + OVERHEAD[kind]
+        counted = sum(_rough(config_from(found["config"] | {"device": "auto"}), kind) for found in known)
+        took = sum(found["seconds_per_iteration"] for found in known)
+        iteration = _rough(config, kind) * (took / counted if known else 1)
     tested = config.eval_tasks + config.val_tasks * ((config.iterations - done) / config.eval_every)
     return START + iteration * (config.iterations - done + tested * testing(config) / work(config))
+
+
+def _rough(config: Config, kind: str) -> float:
+    return OVERHEAD[kind] + SECONDS_OF_A_GIGA[kind] * work(config)
 
 
 def work(config: Config) -> float:

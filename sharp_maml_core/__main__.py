@@ -7,19 +7,19 @@ import json
 import sys
 
 from .config import FIELDS, config_from
-from .errors import UserError
+from .errors import DeviceLost, UserError
 from .run import SPLITS, default_folder, evaluate_run, run_experiment
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command; 0 on success, 2 for what the user can mend, 75 to be tried again, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+        return 75 if isinstance(error, DeviceLost) else 2
     except KeyboardInterrupt:
         return 130
 

@@ -25,7 +25,7 @@ from .rundir import FREE_TO_CHANGE
 PROVENANCE = ("command", "finished", "commit", "source_sha256", "device", "packages", "system", "data")
 FIGURES = ("metric", "best", "seed", "config", "iterations", "eval_tasks", "seconds")
 SEEDS = 3
-SINGLE = "single"
+PAPER, SINGLE = "paper", "single"
 METHODS = {"matching": "matching-nets"}
 """How the paper's tables call a variant, where it is not by its name."""
 
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
     n_way: int
     k_shot: int
     method: str
-    schedule: str = "paper"
+    schedule: str = PAPER
 
 
 class Ours(NamedTuple):

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -16,7 +17,7 @@ from . import rundir
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
-from .errors import Diverged, UserError
+from .errors import DeviceLost, Diverged, UserError
 from .evaluate import Evaluation, evaluate
 from .files import write_json
 from .learners import Learner, Loss, build_learner
@@ -29,6 +30,8 @@ from .results import now, provenance
 from .train import Row, TrainState, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
+LIBRARIES = ("cuDNN error", "CUDA error")
+"""How the errors begin that a failing GPU makes where PyTorch has no class for them."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ def run_experiment(
     model, loss, data  see `prepare`
     command            what result.json names as the command, for a caller whose own says nothing (a notebook)
 
-    Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, and
-    KeyboardInterrupt after a checkpoint when interrupted.
+    Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, DeviceLost where the
+    GPU does, and KeyboardInterrupt after a checkpoint when interrupted.
     """
     folder = default_folder(config) if folder is None else Path(folder)
     experiment = prepare(config, model, loss, data)
@@ -106,6 +109,13 @@ def run_experiment(
             raise UserError(
                 f"{folder} could not be written ({error}). What was kept there before is whole: "
                 "make room, and the same command goes on from it."
+            ) from error
+        except RuntimeError as error:
+            if not isinstance(error, torch.AcceleratorError) and not str(error).startswith(LIBRARIES):
+                raise
+            raise DeviceLost(
+                f"The device {config.torch_device} failed ({str(error).splitlines()[0]}). What {folder} has is whole: "
+                "the same command goes on from its last checkpoint, with device=cpu without a GPU."
             ) from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from . import published
 from .checks import check
 from .groups import Line
-from .published import Ours, Result, Setting
+from .published import PAPER, Ours, Result, Setting
 from .theory.paper_tables import A_TABLE, TABLES
 
 Rows = list[dict[str, str]]
@@ -17,7 +17,7 @@ Rows = list[dict[str, str]]
 DETAILS = "seeds; test tasks; iterations"
 
 
-def paper_rows(results: Sequence[Result], number: int, schedule: str = "paper") -> Rows:
+def paper_rows(results: Sequence[Result], number: int, schedule: str = PAPER) -> Rows:
     """A table of the paper: what it prints, our figure from runs of that schedule, and the verdict.
 
     Raises UserError for a table that there is not.
@@ -37,14 +37,14 @@ def paper_rows(results: Sequence[Result], number: int, schedule: str = "paper") 
     return rows
 
 
-def paper_cells(results: Sequence[Result], number: int, schedule: str = "paper") -> dict[str, Ours | None]:
+def paper_cells(results: Sequence[Result], number: int, schedule: str = PAPER) -> dict[str, Ours | None]:
     """Our figures for the rows of a table of the paper, by method; None for what was not run."""
     check("number", number, A_TABLE)
     table = TABLES[number]
     return {row.method: published.ours(results, Setting(*table[:3], row.method, schedule)) for row in table.rows}
 
 
-def notes(results: Sequence[Result], number: int, schedule: str = "paper") -> list[str]:
+def notes(results: Sequence[Result], number: int, schedule: str = PAPER) -> list[str]:
     """What has to be said with our figures of a table, as that classes are missing."""
     found = [ours for ours in paper_cells(results, number, schedule).values() if ours is not None]
     return sorted({note for ours in found for note in ours.notes})

@@ -1,9 +1,10 @@
 """Tables of results, made of `book/results/*.json` and nothing else.
 
 ```{results-table} 1
+:schedule: short
 ```
 
-is a table of the paper with our runs beside it,
+is a table of the paper with our runs of a schedule of `experiments/cells.toml` beside it, the paper's where none is named;
 
 ```{results-group} omniglot-5way-1shot-short
 ```
@@ -14,9 +15,10 @@ the cells of a group of ours, and what their comparison says.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -39,14 +41,14 @@ class FromResults(SphinxDirective):
 class ResultsTable(FromResults):
     """One of the paper's tables of accuracies; of runs of the paper's length, or of another schedule."""
 
-    optional_arguments = 1
+    option_spec: ClassVar = {"schedule": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         """Make the table, and under it what its runs have to say."""
         results, number = self.results(), int(self.arguments[0])
-        schedule = self.arguments[1] if len(self.arguments) > 1 else "paper"
+        schedule = self.options.get("schedule", published.PAPER)
         notes = tables.notes(results, number, schedule)
-        return [_table(tables.paper_rows(results, number, schedule)), *map(_paragraph, notes)]
+        return [_table(tables.paper_rows(results, number, schedule), f"Schedule: {schedule}"), *map(_paragraph, notes)]
 
 
 class ResultsGroup(FromResults):
@@ -59,15 +61,18 @@ class ResultsGroup(FromResults):
             return [_paragraph("Not run.")]
         said = [groups.statement(line, against) for line in lines for against in line.against]
         items = [nodes.list_item("", _paragraph(text)) for text in said]
-        return [_table(tables.group_rows(lines)), *([nodes.bullet_list("", *items)] if items else [])]
+        return [
+            _table(tables.group_rows(lines), self.arguments[0]),
+            *([nodes.bullet_list("", *items)] if items else []),
+        ]
 
 
-def _table(rows: tables.Rows) -> nodes.Node:
+def _table(rows: tables.Rows, caption: str) -> nodes.Node:
     headings = list(rows[0])
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in headings), cols=len(headings))
     group += nodes.thead("", _row(headings))
     group += nodes.tbody("", *(_row(list(row.values())) for row in rows))
-    return nodes.table("", group, classes=["results"])
+    return nodes.table("", nodes.title(text=caption), group, classes=["results"])
 
 
 def _row(texts: list[str]) -> nodes.Node:

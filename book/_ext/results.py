@@ -4,7 +4,8 @@
 :schedule: short
 ```
 
-is a table of the paper with our runs of a schedule of `experiments/cells.toml` beside it, the paper's where none is named;
+is a table of the paper with our runs beside it, those of a schedule of `experiments/cells.toml` (the paper's where none
+is named),
 
 ```{results-group} omniglot-5way-1shot-short
 ```

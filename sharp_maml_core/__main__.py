@@ -7,19 +7,19 @@ import json
 import sys
 
 from .config import FIELDS, config_from
-from .errors import UserError
+from .errors import DeviceLost, UserError
 from .run import SPLITS, default_folder, evaluate_run, run_experiment
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command; 0 on success, 2 for what the user can mend, 75 to be tried again, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+        return 75 if isinstance(error, DeviceLost) else 2
     except KeyboardInterrupt:
         return 130
 
@@ -63,6 +63,12 @@ def _train(options: argparse.Namespace) -> int:
         print(
             f"{which}: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
             f"on {result['eval_tasks']} tasks (iteration {figures['iteration']})"
+        )
+    if "ensemble" in result:
+        figures = result["ensemble"]
+        print(
+            f"ensemble: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
+            f"of the {len(figures['iterations'])} best on validation"
         )
     print(f"{result['seconds']:.1f} s of training; everything is in {folder}")
     return 0

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Config
+from .config import SINGLE_LEVEL, Config
+from .data.episodes import n_classes
 from .data.split import RegressionSplit, Split
 from .errors import invalid
 from .norm import EpisodeNorm
@@ -106,17 +107,21 @@ class MLP(nn.Module):
 
 
 def model_for(config: Config, split: Split) -> nn.Module:
-    """The network for the tasks of a split: Conv4 for images (of at least 16x16 pixels), the MLP for regression."""
+    """The network for the tasks of a split: Conv4 for images (of at least 16x16 pixels), the MLP for regression.
+
+    Of erm and sam, which are trained on all classes of the split at once, it tells as many apart as there are.
+    """
     if isinstance(split, RegressionSplit):
         return MLP(split.inputs.shape[-1], split.targets.shape[-1])
-    return model_for_images(config, split.shape)
+    outputs = n_classes(split, config.rotations) if config.variant in SINGLE_LEVEL else config.n_way
+    return model_for_images(config, split.shape, outputs)
 
 
-def model_for_images(config: Config, image_shape: tuple[int, int, int]) -> nn.Module:
+def model_for_images(config: Config, image_shape: tuple[int, int, int], outputs: int) -> nn.Module:
     """Conv4, for cavia with a context."""
     if config.variant == "cavia":
-        return FilmConv4(image_shape, config.n_way, config.filters, config.cavia_context)
-    return Conv4(image_shape, config.n_way, config.filters)
+        return FilmConv4(image_shape, outputs, config.filters, config.cavia_context)
+    return Conv4(image_shape, outputs, config.filters)
 
 
 def loss_for(split: Split) -> Callable[[Tensor, Tensor], Tensor]:

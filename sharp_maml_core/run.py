@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -16,10 +17,12 @@ from . import rundir
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
-from .errors import Diverged, UserError
+from .errors import DeviceLost, Diverged, UserError
 from .evaluate import Evaluation, evaluate
 from .files import write_json
 from .learners import Learner, Loss, build_learner
+from .learners.ensemble import ensemble, ensemble_params
+from .learners.learner import Tested
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
@@ -27,6 +30,8 @@ from .results import now, provenance
 from .train import Row, TrainState, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
+LIBRARIES = ("cuDNN error", "CUDA error")
+"""How the errors begin that a failing GPU makes where PyTorch has no class for them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
         rotations = config.rotations and name == "train"
         check_split(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=rotations)
     learner = build_learner(config, model or model_for(config, splits["train"]), loss or loss_for(splits["train"]))
+    learner.check_split(splits["train"])
     return Experiment(config, splits, learner)
 
 
@@ -82,8 +88,8 @@ def run_experiment(
     model, loss, data  see `prepare`
     command            what result.json names as the command, for a caller whose own says nothing (a notebook)
 
-    Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, and
-    KeyboardInterrupt after a checkpoint when interrupted.
+    Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, DeviceLost where the
+    GPU does, and KeyboardInterrupt after a checkpoint when interrupted.
     """
     folder = default_folder(config) if folder is None else Path(folder)
     experiment = prepare(config, model, loss, data)
@@ -103,6 +109,13 @@ def run_experiment(
             raise UserError(
                 f"{folder} could not be written ({error}). What was kept there before is whole: "
                 "make room, and the same command goes on from it."
+            ) from error
+        except RuntimeError as error:
+            if not isinstance(error, torch.AcceleratorError) and not str(error).startswith(LIBRARIES):
+                raise
+            raise DeviceLost(
+                f"The device {config.torch_device} failed ({str(error).splitlines()[0]}). What {folder} has is whole: "
+                "the same command goes on from its last checkpoint, with device=cpu without a GPU."
             ) from error
 
 
@@ -142,9 +155,10 @@ def _train_and_test(experiment: Experiment, folder: Path, progress: bool, comman
     origin = provenance(experiment.config.torch_device, command)  # now: the files may change while this runs
     state = _train(experiment, folder, progress)
 
-    def test(params: Params) -> Evaluation:
-        tasks = experiment.splits["test"]
-        result = evaluate(experiment.learner, params, tasks, experiment.config, progress=progress)
+    tasks = experiment.splits["test"]
+
+    def test(params: Params, learner: Tested = experiment.learner) -> Evaluation:
+        result = evaluate(learner, params, tasks, experiment.config, progress=progress)
         if not math.isfinite(result.mean):
             raise Diverged(f"The {result.metric} on {tasks.name} is not finite. Lower inner_lr or eval_inner_steps.")
         return result
@@ -154,6 +168,13 @@ def _train_and_test(experiment: Experiment, folder: Path, progress: bool, comman
     rundir.save_model(folder, state.best)
     rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
     result = describe(experiment, state, best, last) | origin | {"finished": now()}
+    if state.leaders:
+        together = test(
+            ensemble_params([leader.params for leader in state.leaders]),
+            ensemble(experiment.learner, classes=isinstance(tasks, ImageSplit)),
+        )
+        iterations = [leader.iteration for leader in state.leaders]
+        result["ensemble"] = {"mean": together.mean, "interval_95": together.interval, "iterations": iterations}
     write_json(folder / rundir.ENVIRONMENT, origin)
     write_json(folder / rundir.RESULT, result)
     return result

@@ -225,7 +225,7 @@ def test_the_film_layer_is_drawn_as_in_the_released_code():
 
 def test_the_variant_decides_on_the_network():
     variants = ("cavia", "maml")
-    models = {variant: model_for_images(Config(variant=variant, device="cpu"), (1, 28, 28)) for variant in variants}
+    models = {variant: model_for_images(Config(variant=variant, device="cpu"), (1, 28, 28), 5) for variant in variants}
     assert {variant: type(model) for variant, model in models.items()} == {"cavia": FilmConv4, "maml": Conv4}
     assert models["cavia"].features[2].context.shape == (100,)
 

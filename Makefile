@@ -1,7 +1,7 @@
 # Every command makes .venv by itself, once, and again only when the pins change. It needs make and Python 3.11 or newer.
 
 BIN := .venv/bin
-EXTRAS := torchmeta,tensorboard,notebooks,book,dev
+EXTRAS := torchmeta,tensorboard,notebooks,book,experiments,dev
 TORCHMETA := torchmeta==1.8.0# its metadata asks for torch<1.10, so it is installed without its dependencies
 CURVLINOPS := curvlinops-for-pytorch einconv einops linear-operator opt-einsum# the tests' other Hessian; asks for torchvision
 PYTHONS := python3.13 python3.12 python3.11 python3
@@ -24,12 +24,13 @@ PARAMETERS = $(foreach v,VARIANT $(sort $(GIVEN)),-p $(shell echo '$v' | tr A-Z 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env train test lint book bench clean
+.PHONY: help env train results test lint book bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-6s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-7s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'Settings of a run follow make train, in capitals:  make train VARIANT=up DATASET=omniglot ITERATIONS=500'
+	@echo 'Within a time, the most valuable first:  make results BUDGET=20m DEVICE=cuda CELLS="omniglot-5way-1shot-short"'
 	@echo 'More for pytest:  make test PYTEST="-k adapt".  Another Python for a new .venv:  make env PYTHON=python3.12'
 
 env: $(STAMP) ## everything that is needed, in .venv
@@ -37,6 +38,18 @@ env: $(STAMP) ## everything that is needed, in .venv
 train: $(STAMP) ## train and test a learner: notebooks/train.ipynb -> runs/train-VARIANT.ipynb
 	@mkdir -p runs
 	$(BIN)/python -m papermill notebooks/train.ipynb $(call quoted,runs/train-$(value VARIANT).ipynb) $(PARAMETERS) --log-output < /dev/null
+
+# Without a budget Snakemake does all that is missing, here or, with PROFILE=slurm, on a cluster. CELLS: cells, groups or
+# schedules of experiments/cells.toml, by default those for the device. JOBS: runs at a time.
+DEVICE := auto
+PROFILE := local
+HERE = --cores $(call quoted,$(or $(value JOBS),all)) --resources gpu=1
+results: $(STAMP) ## the missing runs of the paper's tables and figures -> book/results
+ifdef BUDGET
+	$(BIN)/python -m experiments run $(CELLS) --device $(call quoted,$(value DEVICE)) --budget $(call quoted,$(value BUDGET)) $(if $(JOBS),--jobs $(call quoted,$(value JOBS)))
+else
+	$(BIN)/snakemake -s experiments/Snakefile --profile experiments/profiles/$(PROFILE) $(if $(filter local,$(PROFILE)),$(HERE)) --config device=$(call quoted,$(value DEVICE)) names=$(call quoted,$(value CELLS))
+endif
 
 # pytest: a file at a time on each of two cores, one thread each: the tensors of the tests are small.
 test: lint ## format, types, tests

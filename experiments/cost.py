@@ -34,14 +34,15 @@ def seconds(run: Run, store: Store, device: str, measured: list[dict[str, Any]] 
     elif same:
         iteration = statistics.mean(same)
     else:
-        counted = sum(_rough(config_from(found["config"] | {"device": "auto"}), kind) for found in known)
+        counted = sum(rough(config_from(found["config"] | {"device": "auto"}), kind) for found in known)
         took = sum(found["seconds_per_iteration"] for found in known)
-        iteration = _rough(config, kind) * (took / counted if known else 1)
+        iteration = rough(config, kind) * (took / counted if known else 1)
     tested = config.eval_tasks + config.val_tasks * ((config.iterations - done) / config.eval_every)
     return START + iteration * (config.iterations - done + tested * testing(config) / work(config))
 
 
-def _rough(config: Config, kind: str) -> float:
+def rough(config: Config, kind: str) -> float:
+    """Seconds of an iteration on a device of a kind, cpu or cuda, of which nothing is known."""
     return OVERHEAD[kind] + SECONDS_OF_A_GIGA[kind] * work(config)
 
 

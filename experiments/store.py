@@ -93,8 +93,14 @@ def collect(run: Run, store: Store, train_tasks: int = TRAIN_TASKS) -> dict[str,
     ]
     seen = evaluate_run(folder, n_tasks=train_tasks, split="train", progress=False)
     result["train"] = {"mean": seen.mean, "interval_95": seen.interval, "tasks": train_tasks}
-    store.results.mkdir(parents=True, exist_ok=True)
-    _write(store.path(run), result)
+    try:
+        store.results.mkdir(parents=True, exist_ok=True)
+        _write(store.path(run), result)
+    except OSError as error:
+        raise UserError(
+            f"{store.path(run)} could not be written ({error.strerror}). The run in {folder} is whole: make room, and "
+            "the same command makes the file."
+        ) from None
     store.partial_path(run).unlink(missing_ok=True)
     return result
 

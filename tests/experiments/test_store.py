@@ -1,0 +1,165 @@
+"""A result file is whole, of its cell, and there once; what is not finished is never among the results."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny
+
+from experiments import __main__ as command_line
+from experiments import store as stores
+from experiments.cells import Run
+from experiments.store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, collect, in_use, note_partial, progress
+from sharp_maml_core import UserError, files, paired, published, run_experiment, rundir
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Run]]:
+    """A finished and collected run, g-maml-seed0, and one of which only the run folder is there, g-both-seed0."""
+    store, runs = tiny(tmp_path_factory.mktemp("place"))
+    for name in ("g-maml-seed0", "g-both-seed0"):
+        run_experiment(runs[name].cell.config(0, "cpu"), store.folder(runs[name]), progress=False)
+    collect(runs["g-maml-seed0"], store, train_tasks=4)
+    return store, runs
+
+
+def test_a_result_has_what_the_run_said_and_where_it_belongs(place: tuple[Store, dict[str, Run]]) -> None:
+    store, runs = place
+    (result,) = published.load(store.results)
+    said = json.loads((store.folder(runs["g-maml-seed0"]) / rundir.RESULT).read_text())
+    assert {name: result[name] for name in said} == said
+    assert result["cell"] == {"name": "g-maml", "group": "g", "schedule": "tiny"}
+    assert [iteration for iteration, _ in result["validations"]] == [3, 6]
+    assert result["train"]["tasks"] == 4
+    assert published.setting_of(result) == ("glyphs", 3, 1, "maml", "tiny")
+
+
+def test_the_answers_are_the_test_scores(place: tuple[Store, dict[str, Run]]) -> None:
+    store, runs = place
+    (result,) = published.load(store.results)
+    lines = (store.folder(runs["g-maml-seed0"]) / rundir.SCORES).read_text().splitlines()[1:]
+    assert paired.scores(result).tolist() == pytest.approx([100 * float(line.split(",")[1]) for line in lines])
+    assert paired.scores(result).mean() == pytest.approx(100 * result["best"]["mean"])
+
+
+def test_states(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:
+    store, runs = place
+    assert [store.state(runs[f"g-{name}"]) for name in ("maml-seed0", "both-seed0", "maml-seed1")] == [
+        DONE,
+        BEGUN,
+        MISSING,
+    ]
+    text = store.path(runs["g-maml-seed0"]).read_text()
+    elsewhere = Store(store.runs, tmp_path)
+    elsewhere.path(runs["g-maml-seed0"]).write_text(text[: len(text) // 2])
+    assert elsewhere.state(runs["g-maml-seed0"]) == DAMAGED
+    elsewhere.path(runs["g-both-seed0"]).write_text(text)
+    assert elsewhere.state(runs["g-both-seed0"]) == OTHER
+    elsewhere.path(runs["g-maml-seed1"]).write_text(text)
+    assert elsewhere.state(runs["g-maml-seed1"]) == OTHER  # it is seed 0's
+
+
+def test_collecting_twice_gives_one_file(place: tuple[Store, dict[str, Run]]) -> None:
+    store, runs = place
+    before = store.path(runs["g-maml-seed0"]).read_bytes()
+    collect(runs["g-maml-seed0"], store, train_tasks=4)
+    assert [path.read_bytes() for path in store.results.glob("*.json")] == [before]
+
+
+def test_only_a_finished_run_of_the_cell_is_collected(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:
+    store, runs = place
+    with pytest.raises(UserError, match=r"g-maml-seed1.*finished"):
+        collect(runs["g-maml-seed1"], store)
+    folder = Store(tmp_path, store.results).folder(runs["g-maml-seed1"])
+    folder.mkdir()
+    for path in store.folder(runs["g-maml-seed0"]).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="seed 0 is now 1"):
+        collect(runs["g-maml-seed1"], Store(tmp_path, store.results))
+    (folder / rundir.RESULT).write_text('{"best": ')
+    with pytest.raises(UserError, match="damaged"):
+        collect(runs["g-maml-seed1"], Store(tmp_path, store.results))
+
+
+def test_scores_that_the_run_did_not_write_are_refused(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:
+    store, runs = place
+    source, folder = store.folder(runs["g-both-seed0"]), tmp_path / "g-both-seed0"
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    scores = folder / rundir.SCORES
+    scores.write_text("\n".join(scores.read_text().splitlines()[:-3]) + "\n")
+    with pytest.raises(UserError, match="not what the run wrote"):
+        collect(runs["g-both-seed0"], Store(tmp_path, tmp_path / "results"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_full_disk_loses_nothing(place: tuple[Store, dict[str, Run]], monkeypatch: pytest.MonkeyPatch) -> None:
+    store, runs = place
+    run = runs["g-maml-seed0"]
+    before = store.path(run).read_bytes()
+
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", fsync)
+        with pytest.raises(
+            UserError, match=r"g-maml-seed0\.json could not be written \(No space left.*the same command"
+        ):
+            collect(run, store, train_tasks=4)
+    assert [(path.name, path.read_bytes()) for path in store.results.iterdir()] == [("g-maml-seed0.json", before)]
+
+
+def test_a_partial_run_is_marked_and_is_no_result(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:
+    store, runs = place
+    run, other = runs["g-both-seed0"], Store(store.runs, tmp_path)
+    assert note_partial(run, other, "cpu") == 6
+    partial: dict[str, Any] = json.loads(other.partial_path(run).read_text())
+    assert partial["partial"] is True
+    assert (partial["iterations"], partial["of"]) == (6, 6)
+    assert published.load(tmp_path) == []
+    assert [found["cell"]["name"] for found in other.measured()] == ["g-both"]
+    collect(run, other, train_tasks=4)
+    assert not other.partial_path(run).exists()
+    assert len(published.load(tmp_path)) == 1
+
+
+def test_a_run_without_a_checkpoint_leaves_no_partial_file(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:
+    _, runs = place
+    store = Store(tmp_path / "runs", tmp_path)
+    store.folder(runs["g-maml-seed0"]).mkdir(parents=True)
+    (store.folder(runs["g-maml-seed0"]) / rundir.CHECKPOINT).write_bytes(b"half")
+    assert progress(store.folder(runs["g-maml-seed0"])) == (0, 0.0)
+    assert note_partial(runs["g-maml-seed0"], store, "cpu") == 0
+    assert not (tmp_path / stores.PARTIAL).exists()
+
+
+def test_a_run_is_in_use_while_its_lock_is_held(tmp_path: Path) -> None:
+    assert not in_use(tmp_path)
+    with (tmp_path / rundir.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert in_use(tmp_path)
+    assert not in_use(tmp_path)
+
+
+def test_the_command_line(place: tuple[Store, dict[str, Run]], capsys: pytest.CaptureFixture[str]) -> None:
+    store, _ = place
+    where = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
+    assert command_line.main(["status", *where]) == 0
+    assert capsys.readouterr().out.startswith("g (tiny): 1 done, 1 begun, 2 missing; about ")
+    assert command_line.main(["commands", "g-maml", *where]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("python -m sharp_maml_core train --quiet --run-dir ")
+    assert command_line.main(["tables", *where]) == 0
+    assert "## g (tiny)" in capsys.readouterr().out
+    assert command_line.main(["status", "g-malm", *where]) == 2
+    assert "Did you mean g-maml" in capsys.readouterr().err
+    assert command_line.main(["run", "g", "--budget", "20", *where]) == 2
+    assert "20m" in capsys.readouterr().err

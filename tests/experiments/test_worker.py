@@ -1,0 +1,242 @@
+"""The queue: what it takes, and that whatever happens to a run, nothing is lost and the others are done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny import tiny
+
+from experiments import cells, cost, worker
+from experiments.__main__ import duration
+from experiments.cells import Run
+from experiments.store import PARTIAL, Store
+from experiments.worker import Queue
+from sharp_maml_core import UserError, published, run_experiment, rundir
+
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
+Script = Callable[[Run], str]
+
+
+def queue(store: Store, runs: list[Run], **options: object) -> tuple[Queue, list[str]]:
+    said: list[str] = []
+    made = Queue(runs, store, device="cpu", say=said.append, **options)  # type: ignore[arg-type]
+    return made, said
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
+    """Put a short script in the place of a training, and of its collecting one that touches the result file."""
+
+    def replace(script: Script) -> None:
+        def commands(run: Run, store: Store, device: str) -> list[list[str]]:
+            settings = json.dumps({"config": run.cell.config(run.seed).to_dict()})
+            keep = f"import pathlib; p = pathlib.Path({str(store.path(run))!r}); p.parent.mkdir(exist_ok=True)"
+            return [["-c", script(run)], ["-c", f"{keep}; p.write_text({settings!r})"]]
+
+        monkeypatch.setattr(worker, "commands", commands)
+        monkeypatch.setattr(worker, "LOOK", 0.01)
+
+    return replace
+
+
+def once(folder: Path, run: Run, bad: str) -> str:
+    """Do something bad the first time, nothing the next."""
+    mark = folder / f"{run.name}.mark"
+    return f"import os, pathlib, signal; p = pathlib.Path({str(mark)!r})\nif not p.exists(): p.touch(); {bad}"
+
+
+def test_runs_are_done_in_their_order(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "")
+    working, said = queue(store, list(runs.values()))
+    working.work()
+    assert working.done == ["g-maml-seed0", "g-both-seed0", "g-maml-seed1", "g-both-seed1", "long-maml-seed0"]
+    assert [line.split()[0] for line in said] == ["begun", "done"] * 5
+    again, said = queue(store, list(runs.values()))
+    again.work()
+    assert said == []
+
+
+def test_two_jobs_work_at_a_time(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    # Each waits for the other to have begun: one after the other they would never end.
+    wait = "import pathlib, time; pathlib.Path({!r}).touch()\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.01)"
+    marks = {"g-maml-seed0": ("a", "b"), "g-both-seed0": ("b", "a")}
+    scripts(lambda run: wait.format(*(str(tmp_path / mark) for mark in marks[run.name])))
+    working, _ = queue(store, [runs[name] for name in marks], jobs=2)
+    working.work()
+    assert sorted(working.done) == sorted(marks)
+
+
+@pytest.mark.parametrize("bad", ["os.kill(os.getpid(), signal.SIGKILL)", "print('GPU lost'); os._exit(75)"])
+def test_a_run_that_breaks_is_tried_again(tmp_path: Path, scripts: Callable[[Script], None], bad: str) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: once(tmp_path, run, bad.replace("print(", "print(flush=True, *(").replace("'); ", "',)); ")))
+    working, said = queue(store, [runs["g-maml-seed0"]])
+    working.work()
+    assert working.done == ["g-maml-seed0"]
+    assert ("killed by SIGKILL" in said[1]) or ("GPU lost" in said[1])
+    assert "It goes on from iteration 0." in said[1]
+
+
+def test_what_the_user_has_to_mend_is_said_once_and_the_rest_is_done(
+    tmp_path: Path, scripts: Callable[[Script], None]
+) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "import sys; print('no such data'); sys.exit(2)" if run.name == "g-maml-seed0" else "")
+    working, said = queue(store, list(runs.values())[:3])
+    working.work()
+    assert (working.failed, working.done) == (["g-maml-seed0"], ["g-both-seed0", "g-maml-seed1"])
+    assert "failed   g-maml-seed0, kept up to iteration 0: no such data" in said
+
+
+def test_when_everything_fails_the_queue_stops(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "import sys; print('could not be written (No space left on device)'); sys.exit(2)")
+    working, said = queue(store, list(runs.values()))
+    working.work()
+    assert len(working.failed) == worker.FAILURES < len(runs)
+    assert "the rest is left alone" in said[-1]
+
+
+def test_a_run_that_another_process_has_is_left_to_it(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "")
+    folder = store.folder(runs["g-maml-seed0"])
+    folder.mkdir(parents=True)
+    with (folder / rundir.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        working, said = queue(store, list(runs.values())[:2])
+        working.work()
+    assert (working.done, working.failed) == (["g-both-seed0"], [])
+    assert said[0] == f"in use   g-maml-seed0: another process works in {folder}; going on with another run"
+
+
+def test_a_damaged_result_is_named_and_left_as_it_is(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "")
+    store.results.mkdir()
+    store.path(runs["g-maml-seed0"]).write_text('{"config": ')
+    working, said = queue(store, list(runs.values())[:2])
+    working.work()
+    assert (working.done, working.failed) == (["g-both-seed0"], ["g-maml-seed0"])
+    assert "g-maml-seed0.json is damaged: left as it is." in said[0]
+    assert store.path(runs["g-maml-seed0"]).read_text() == '{"config": '
+
+
+def test_a_budget_takes_the_first_that_fit(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    takes = {name: cost.seconds(run, store, "cpu") for name, run in runs.items()}
+    assert takes["long-maml-seed0"] > 20 * takes["g-maml-seed0"]
+    scripts(lambda run: "")
+    order = [runs["long-maml-seed0"], runs["g-maml-seed0"]]
+    working, _ = queue(store, order, budget=10 * takes["g-maml-seed0"])
+    working.work()
+    assert working.done == ["g-maml-seed0", "long-maml-seed0"]
+
+
+def test_an_interrupted_queue_stops_its_runs(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    mark = tmp_path / "begun"
+    scripts(lambda run: f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(600)")
+
+    def interrupt() -> None:
+        while not mark.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    working, said = queue(store, [runs["g-maml-seed0"], runs["g-both-seed0"]])
+    with pytest.raises(KeyboardInterrupt):
+        working.work()
+    thread.join()
+    assert [line.split()[0] for line in said] == ["begun", "stopped"]
+
+
+def test_measured_runs_make_the_estimate(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    run = runs["g-maml-seed0"]
+    config = run.cell.config(0, "cpu")
+    device = cost.device_name(config.torch_device)
+    own = {"cell": {"name": "g-maml"}, "seconds_per_iteration": 2.0, "device": device, "config": config.to_dict()}
+    guess = cost.seconds(run, store, "cpu", [])
+    assert cost.seconds(run, store, "cpu", [own | {"device": "another"}]) == guess
+    tests = config.eval_tasks + config.val_tasks * 2
+    iterations = 6 + tests * cost.testing(config) / cost.work(config)
+    assert cost.seconds(run, store, "cpu", [own]) == pytest.approx(cost.START + 2 * iterations)
+    # Another cell's count is scaled by what this one took against its own.
+    config = runs["g-both-seed0"].cell.config(0, "cpu")
+    maml, both = (cost.rough(runs[f"g-{name}-seed0"].cell.config(0), "cpu") for name in ("maml", "both"))
+    iterations = 6 + tests * cost.testing(config) / cost.work(config)
+    expected = cost.START + 2 * both / maml * iterations
+    assert cost.seconds(runs["g-both-seed0"], store, "cpu", [own]) == pytest.approx(expected)
+
+
+def test_work_is_counted_in_forward_passes(tmp_path: Path) -> None:
+    """One step of three images and a query pass of six, times two tasks: 9 and 12 passes of a support image."""
+    _, runs = tiny(tmp_path)
+    maml, both = (runs[f"g-{name}-seed0"].cell.config(0) for name in ("maml", "both"))
+    image = (28**2 * 9 * 2 + 14**2 * 9 * 4 + 7**2 * 9 * 4 + 3**2 * 9 * 4) / 1e9
+    assert cost.image(maml) == pytest.approx(image)
+    assert cost.work(maml) == pytest.approx(2 * (9 * 3 + 3 * 6) * image)
+    assert cost.work(both) == pytest.approx(2 * 2 * (12 * 3 + 3 * 6) * image)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400)])
+def test_durations(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["20", "m", "-5m", "5 minutes", ""])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="budget"):
+        duration(text)
+
+
+def test_a_killed_run_and_a_spent_budget_change_nothing(tmp_path: Path) -> None:
+    """For real: a trainer is killed, a queue ends before it is done, the next finishes it; as if never stopped."""
+    store, _ = tiny(tmp_path)
+    text = store.cells.read_text().replace("iterations = 6,", "iterations = 100,")
+    store.cells.write_text(text)
+    run = cells.find_run(cells.load(store.cells), "g-maml-seed0")
+    run_experiment(run.cell.config(0, "cpu"), tmp_path / "whole", progress=False)
+
+    command = [sys.executable, *worker.commands(run, store, "cpu")[0]]
+    environment = worker.environment(2, "cpu")
+    trainer = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    _wait(store.folder(run) / rundir.CHECKPOINT, trainer)
+    trainer.kill()
+    trainer.wait()
+    working, said = queue(store, [run], budget=0.5)  # the trainer is still loading when it is asked to stop
+    working.work()
+    assert [line.split()[0] for line in said] == ["begun", "stopped"]
+    (partial,) = (store.results / PARTIAL).glob("*.json")
+    assert json.loads(partial.read_text())["iterations"] < 100
+    assert published.load(store.results) == []
+
+    working, _ = queue(store, [run])
+    working.work()
+    assert working.done == [run.name]
+    (result,) = published.load(store.results)
+    assert not list((store.results / PARTIAL).glob("*.json"))
+    assert result["best"] == json.loads((tmp_path / "whole" / rundir.RESULT).read_text())["best"]
+    ours, whole = (load_file(folder / rundir.MODEL) for folder in (store.folder(run), tmp_path / "whole"))
+    assert all(bool((ours[name] == whole[name]).all()) for name in whole)
+
+
+def _wait(path: Path, process: subprocess.Popen[bytes]) -> None:
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.02)

@@ -1,0 +1,78 @@
+"""The workflow, for real: on two cores of this machine, and on a SLURM of one node where there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import one_node
+import pytest
+from tiny import tiny
+
+from experiments.store import Store
+from sharp_maml_core import published
+
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
+
+
+def snakemake(
+    folder: Path, store: Store, names: str, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    places = [f"runs={store.runs}", f"results={store.results}", f"cells={store.cells}"]
+    profile = "slurm" if "SLURM_CONF" in environment else "local"
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "-s", str(ROOT / "experiments" / "Snakefile"), *options),
+            *("--profile", str(ROOT / "experiments" / "profiles" / profile)),
+            *("--config", f"names={names}", "device=cpu", *places),
+        ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+def assert_done(store: Store, names: list[str]) -> None:
+    assert sorted(path.stem for path in store.results.glob("*.json")) == names
+    assert len(published.load(store.results)) == len(names)
+    assert "## g (tiny)" in (store.runs / "tables.md").read_text()
+
+
+def test_two_cores_do_what_is_missing_and_only_that(tmp_path: Path) -> None:
+    store, _ = tiny(tmp_path)
+    done = snakemake(tmp_path, store, "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    assert_done(store, ["g-maml-seed0", "g-maml-seed1"])
+    again = snakemake(tmp_path, store, "--cores", "2")
+    assert again.returncode == 0, again.stderr
+    assert "Nothing to be done" in again.stderr + again.stdout
+
+
+def test_a_damaged_result_stops_the_workflow_with_its_name(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    store.results.mkdir()
+    store.path(runs["g-maml-seed0"]).write_text("{")
+    said = snakemake(tmp_path, store, "--cores", "1")
+    assert said.returncode == 1
+    assert "g-maml-seed0.json is damaged: restore it, or delete it" in said.stderr
+    assert store.path(runs["g-maml-seed0"]).read_text() == "{"
+
+
+@pytest.mark.skipif(bool(one_node.missing()), reason=one_node.missing())
+def test_a_cluster_does_what_is_missing(tmp_path: Path) -> None:
+    store, _ = tiny(tmp_path)
+    store.cells.write_text(store.cells.read_text().replace("seeds = [0, 1]", "seeds = [0]"))
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    soon = ["--seconds-between-status-checks", "1", "--slurm-init-seconds-before-status-checks", "1"]
+    with one_node.one_node(folder) as environment:
+        done = snakemake(tmp_path, store, *soon, **environment)
+        show = ["scontrol", "-o", "show", "job"]
+        jobs = subprocess.run(show, env=environment, capture_output=True, text=True).stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert_done(store, ["g-maml-seed0"])
+    assert [line.split("JobState=")[1].split()[0] for line in jobs] == ["COMPLETED"]

@@ -54,6 +54,10 @@ COLUMNS = (
     "gradient_norm",
     "val_score",
     "val_interval",
+    "cg_residual",  # imaml
+    "cg_stopped",
+    "log_det",  # llama
+    "chaser_loss",  # bmaml
 )
 # These say where a run computes, not what: it may go on with others.
 FREE_TO_CHANGE = (

@@ -50,7 +50,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def run_side_by_side(app: Sphinx, env: Any, pages: list[str]) -> None:
     """Two notebooks at a time, before the first page that shows one is read."""
     texts = (Path(env.doc2path(page)).read_text(encoding="utf-8") for page in pages)
-    named = sorted({match[1] for text in texts for match in DIRECTIVE.finditer(text)} & {*app.config.executed_notebooks})
+    named = sorted(
+        {match[1] for text in texts for match in DIRECTIVE.finditer(text)} & {*app.config.executed_notebooks}
+    )
     with ThreadPoolExecutor(2) as pool:
         for name in named:
             pool.submit(execution.executed, name, app.config.executed_notebooks[name])  # a failure is told by its page

@@ -31,8 +31,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def begin(app: Sphinx, config: Any) -> None:
     """Away with what other sources made."""
+    app.made_of = made_of(Path(app.srcdir))  # type: ignore[attr-defined]  # now: it may change while the book is built
     record = Path(app.doctreedir) / "made-of"
-    if record.is_file() and record.read_text() == made_of(Path(app.srcdir)):
+    if record.is_file() and record.read_text() == app.made_of:
         return
     for folder in (Path(app.outdir), Path(app.doctreedir)):
         shutil.rmtree(folder, ignore_errors=True)
@@ -43,7 +44,7 @@ def remember(app: Sphinx, error: Exception | None) -> None:
     """Only a build without a warning is one to go on from."""
     record = Path(app.doctreedir) / "made-of"
     if error is None and not app._warncount:
-        record.write_text(made_of(Path(app.srcdir)))
+        record.write_text(app.made_of)
     else:
         record.unlink(missing_ok=True)
 

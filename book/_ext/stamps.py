@@ -21,7 +21,7 @@ def of_cell(command: str, cell: str, notes: Mapping[str, Any]) -> str:
 
 
 def of_results(folder: Path, patterns: Iterable[str]) -> str:
-    """Of what is drawn from files of book/results, with links to them. Raises ExtensionError for a pattern of nothing."""
+    """Of what is drawn from files of book/results, with links. Raises ExtensionError for a pattern of nothing."""
     paths: list[Path] = []
     for pattern in patterns:
         found = sorted(folder.glob(f"{pattern}.json"))
@@ -52,7 +52,9 @@ def _told(results: list[dict[str, Any]]) -> list[str]:
     names = {"variant": "variant", "seed": "seed", "model_seed": "seed"}
     told = []
     for name in ("variant", "seed"):
-        values = {str(value) for result in results for value in _values(result, {k for k, v in names.items() if v == name})}
+        values = {
+            str(value) for result in results for value in _values(result, {k for k, v in names.items() if v == name})
+        }
         told += [f"{name} {', '.join(sorted(values))}"] if values else []
     seconds = sum(result.get("seconds", 0) for result in results)
     return [*told, f"{seconds:.0f} s"] if seconds else told

@@ -1,4 +1,4 @@
-"""What happens inside the kernel while a notebook is executed for the book: notes, which no reader of the notebook sees.
+"""What happens in the kernel while a notebook is executed for the book: notes, which no reader of the notebook sees.
 
 Noted are the files that decide what comes out, so that it can be kept until one of them changes, and beside each
 figure and table its numbers, so that a page can offer them. The notebook itself knows nothing of this.
@@ -39,6 +39,7 @@ def end(root: str, names: list[str]) -> None:
     import torch
     from IPython import get_ipython
     from IPython.display import publish_display_data
+
     from sharp_maml_core import results
 
     here = Path(root)
@@ -106,19 +107,24 @@ def _keeping(method: Any, name: str) -> Any:
 
 
 def _figure(figure: Any) -> dict[str, Any]:
-    """The numbers of a figure, axes by axes: what its lines, points and bars are at, and what its surfaces are made of."""
+    """The numbers of a figure, axes by axes: where its lines, points and bars are, what its surfaces are made of."""
     return {"axes": [_axes(axes) for axes in figure.axes if axes.get_visible() and axes.get_label() != "<colorbar>"]}
 
 
 def _axes(axes: Any) -> dict[str, Any]:
-    lines = [{"label": _name(line), "x": _numbers(line.get_xdata()), "y": _numbers(line.get_ydata())} for line in axes.lines]
+    lines = [
+        {"label": _name(line), "x": _numbers(line.get_xdata()), "y": _numbers(line.get_ydata())} for line in axes.lines
+    ]
     points = [
         {"label": _name(one), "points": _numbers(one.get_offsets())}
         for one in axes.collections
         if type(one).__name__ == "PathCollection"
     ]
     bars = [
-        {"x": _numbers([one.get_x(), one.get_x() + one.get_width()]), "y": _numbers([one.get_y(), one.get_y() + one.get_height()])}
+        {
+            "x": _numbers([one.get_x(), one.get_x() + one.get_width()]),
+            "y": _numbers([one.get_y(), one.get_y() + one.get_height()]),
+        }
         for one in axes.patches
         if type(one).__name__ == "Rectangle"
     ]

@@ -61,9 +61,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     (own / "colab.pth").write_text(sysconfig.get_path("purelib") + "\n")
     found = folder / "bin" / "python"
-    run(
-        found, "-m", "pip", "uninstall", "-q", "-y", "setuptools", cwd=folder
-    )  # Python 3.11 brings an old one
+    run(found, "-m", "pip", "uninstall", "-q", "-y", "setuptools", cwd=folder)  # Python 3.11 brings an old one
     finds = run(found, "-c", "import importlib.util as u; print(u.find_spec('sharp_maml_core'))", cwd=folder)
     assert finds.strip() == "None"
     return found

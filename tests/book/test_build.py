@@ -110,7 +110,7 @@ def test_each_figure_and_table_says_where_it_comes_from_and_has_its_numbers(html
         assert figures, name
         for block in figures + tables:
             stamp = block[block.rindex("<figcaption" if block in figures else '<div class="stamp') :]
-            assert re.search(r"source\s[0-9a-f]{8};", stamp), stamp
+            assert re.search(r"source\s[0-9a-f]{8}[;,]", stamp), stamp
             assert re.search(r"<code.*?(papermill|python)", stamp, re.DOTALL), stamp
             for file in re.findall(r'href="(_downloads/[^"]+)"', stamp):
                 assert (html / file).is_file()

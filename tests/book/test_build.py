@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -95,6 +96,44 @@ def test_pages_say_whose_they_are(html: Path):
     assert "_static/favicon.svg" in text
     assert re.search(r"Copyright\s+2026, the Sharp-MAML companion authors", text)
     assert 'data-default-mode="auto"' in text
+
+
+def test_equations_have_the_papers_numbers_and_lead_to_code_and_tests(html: Path):
+    for path in sorted(BOOK.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        for label, block in re.findall(r"^\(eq-(\w+)\)=\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL):
+            rest = text[text.index(block) :]
+            assert re.match(rf".*?\\tag\{{{label}\}}", rest, re.DOTALL | re.IGNORECASE), f"{path.name}: eq-{label}"
+    for name in (
+        "maml",
+        "sam",
+        "sharp-maml",
+        "lemma1",
+        "training",
+        "landscapes",
+        "convergence",
+        "generalisation",
+        "alpha",
+    ):
+        (lines, tests) = (
+            re.findall(pattern, (html / f"{name}.html").read_text(encoding="utf-8"), re.DOTALL)
+            for pattern in (r'<p class="implements">.*?</p>', r'<p class="implements">.*?test_\w+\.py')
+        )
+        assert lines, name
+        assert len(lines) == len(tests)
+        assert all('href="api' in line for line in lines), name
+
+
+def test_the_first_page_has_what_the_result_files_say(html: Path):
+    text = (html / "intro.html").read_text(encoding="utf-8")
+    table = text[text.index("results-at-a-glance") : text.index("the-method-on-half-a-page")]
+    (speed,) = (ROOT / "benchmarks" / "results").glob("speed-*.json")
+    relative = json.loads(speed.read_text())["results"]["mini-ImageNet, 5-way 1-shot"]["relative_to_maml"]
+    assert ", ".join(f"{relative[name]:.2f}" for name in ("low", "up", "both")) in table
+    certificate = json.loads((BOOK / "results" / "certificate" / "glyphs.json").read_text())
+    assert f"{certificate['certificates'][0]['bound']:.3f}" in table
+    verdicts = re.findall(r"^\*\*Verdict: ", (BOOK / "errata.md").read_text(), re.MULTILINE)
+    assert f"{len(verdicts)} were checked" in table
 
 
 # --- what is executed ------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from builder import BOOK, ROOT, build
 sys.path.insert(0, str(BOOK / "_ext"))
 import repository
 
+EXECUTED = ("lemma1", "training", "landscapes", "convergence", "generalisation", "alpha")
+
 
 class _Page(HTMLParser):
     """What a page loads, where it points, and where it can be pointed to."""
@@ -101,20 +103,10 @@ def test_pages_say_whose_they_are(html: Path):
 def test_equations_have_the_papers_numbers_and_lead_to_code_and_tests(html: Path):
     for path in sorted(BOOK.glob("*.md")):
         text = path.read_text(encoding="utf-8")
-        for label, block in re.findall(r"^\(eq-(\w+)\)=\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL):
-            rest = text[text.index(block) :]
-            assert re.match(rf".*?\\tag\{{{label}\}}", rest, re.DOTALL | re.IGNORECASE), f"{path.name}: eq-{label}"
-    for name in (
-        "maml",
-        "sam",
-        "sharp-maml",
-        "lemma1",
-        "training",
-        "landscapes",
-        "convergence",
-        "generalisation",
-        "alpha",
-    ):
+        for label in re.finditer(r"^\(eq-(\w+)\)=$", text, re.MULTILINE):
+            equation = text[label.end() :].partition("\n\n\n")[0].partition("(eq-")[0]
+            assert f"\\tag{{{label[1]}}}".lower() in equation.lower(), f"{path.name}: {label[0]}"
+    for name in ("maml", "sam", "sharp-maml", *EXECUTED):
         (lines, tests) = (
             re.findall(pattern, (html / f"{name}.html").read_text(encoding="utf-8"), re.DOTALL)
             for pattern in (r'<p class="implements">.*?</p>', r'<p class="implements">.*?test_\w+\.py')
@@ -141,7 +133,7 @@ def test_the_first_page_has_what_the_result_files_say(html: Path):
 
 def test_each_figure_and_table_says_where_it_comes_from_and_has_its_numbers(html: Path):
     shown = 0
-    for name in ("lemma1", "training", "landscapes", "convergence", "generalisation", "alpha"):
+    for name in EXECUTED:
         text = (html / f"{name}.html").read_text(encoding="utf-8")
         figures = re.findall(r'<figure class="[^"]*executed.*?</figure>', text, re.DOTALL)
         tables = re.findall(r'<div class="executed-table".*?<div class="stamp docutils">.*?</div>', text, re.DOTALL)
@@ -160,7 +152,7 @@ def test_each_figure_and_table_says_where_it_comes_from_and_has_its_numbers(html
 
 
 def test_notebooks_are_offered_for_download_and_colab_only_where_it_can_open_them(html: Path):
-    for name in ("lemma1", "training", "landscapes", "convergence", "generalisation", "alpha"):
+    for name in EXECUTED:
         text = (html / f"{name}.html").read_text(encoding="utf-8")
         (links,) = re.findall(r'<div class="notebook-links docutils">.*?</div>', text, re.DOTALL)
         files = re.findall(r'href="(_downloads/[^"]+\.ipynb)"', links)

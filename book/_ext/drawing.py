@@ -81,13 +81,13 @@ class Drawing:
     def mark(self, text: str, point: Sequence[float]) -> None:
         """A cross with a name to it, on the ground."""
         x, y = self.place(*point)
-        self.ground.append(f'<path class="mark" d="M{x - 5:.1f},{y:.1f}h10m-5,-5v10"/>')
-        self.ground.append(_text("mark", x, y + 20, "middle", text))
+        self.ground.append(f'<path class="spot" d="M{x - 5:.1f},{y:.1f}h10m-5,-5v10"/>')
+        self.ground.append(_text("spot", x, y + 20, "middle", text))
 
     def contours(self, grids: Sequence[Sequence[Sequence[float]]], shown: int) -> None:
-        """Of each grid [i][j], i along x, the parts below LEVELS - 1 levels, one over the other; one grid is shown.
+        """Of each grid [i][j], i along x, the parts below some levels, one over the other; one grid is shown.
 
-        Levels lie closer together where the values are low: that is where the minima are.
+        The levels are quantiles, so that what is between two of them always takes as much room.
         """
         xs, ys = (
             np.linspace(low, high, count)
@@ -95,11 +95,10 @@ class Drawing:
         )
         for i, grid in enumerate(grids):
             values = np.array(grid).T
-            low, high = values.min(), values.max()
             generator = contourpy.contour_generator(xs, ys, values, fill_type=contourpy.FillType.OuterOffset)
             self.ground.append(f'<g class="contours" visibility="{"visible" if i == shown else "hidden"}">')
-            for level in low + (high - low) * (np.arange(1, LEVELS) / LEVELS) ** 2:
-                below = _path(*generator.filled(low - 1, level))
+            for level in np.quantile(values, np.arange(1, LEVELS) / LEVELS):
+                below = _path(*generator.filled(values.min() - 1, level))
                 self.ground.append(f'<path data-level="{level:.6g}" d="{below}"/>')
             self.ground.append("</g>")
 
@@ -108,8 +107,8 @@ class Drawing:
         clip = f"{self.name}-clip"
         return "\n".join(
             [
-                f'<svg viewBox="0 0 {RIGHT + 12} {self.bottom + 48}" role="img" aria-label="{escape(self.title)}"'
-                f' data-name="{self.name}" data-box="{LEFT} {RIGHT} {TOP} {self.bottom}"'
+                f'<svg id="{self.name}" viewBox="0 0 {RIGHT + 12} {self.bottom + 48}" role="img"'
+                f' aria-label="{escape(self.title)}" data-box="{LEFT} {RIGHT} {TOP} {self.bottom}"'
                 f' data-x="{self.x.low} {self.x.high}" data-y="{self.y.low} {self.y.high}"'
                 f' data-log="{"x" * self.x.log}{"y" * self.y.log}">',
                 f'<defs><clipPath id="{clip}"><rect x="{LEFT}" y="{TOP}" width="{RIGHT - LEFT}"'

@@ -93,7 +93,10 @@ def bounds(name: str, data: dict[str, Any]) -> Picture:
         drawing.line(f"experiment{j}", [(alpha, row[n]) for alpha, row in zip(data["alpha"], one["root"], strict=True)])
         drawing.dot(f"experiment{j}", (data["alpha"][a], one["root"][a][n]), 7 - 3 * j)
     legend = [
-        *((f"line experiment{j}", f"{one['name']}, k = {one['n_params']:,}") for j, one in enumerate(data["experiments"])),
+        *(
+            (f"line experiment{j}", f"{one['name']}, k = {one['n_params']:,}")
+            for j, one in enumerate(data["experiments"])
+        ),
         ("line one", "1: from here up the bound says nothing"),
     ]
     sliders = [

@@ -58,12 +58,14 @@ class Sliders(SphinxDirective):
         kind, scene = (*self.arguments, "")[:2]
         if kind not in EXPORTS:
             raise ExtensionError(f"{self.env.docname}: sliders of {kind}; there are {', '.join(EXPORTS)}")
+        for file in ("sliders.py", "pictures.py", "drawing.py"):  # a page is as old as what draws it
+            self.env.note_dependency(str(Path(__file__).with_name(file)))
         name = f"{kind}-{scene}" if scene else kind
         text = exported(Path(self.env.srcdir) / ".executed", kind, scene)
         self.env.__dict__.setdefault("sliders_exported", {})[f"{name}.json"] = text
-        file = Path("../" * self.env.docname.count("/")) / "_static" / "data" / f"{name}.json"
+        address = Path("../" * self.env.docname.count("/")) / "_static" / "data" / f"{name}.json"
         picture = PICTURES[kind](f"sliders-{name}", json.loads(text))
-        return [nodes.raw("", _html(kind, picture, text, file.as_posix()), format="html")]
+        return [nodes.raw("", _html(kind, picture, text, address.as_posix()), format="html")]
 
 
 def exported(kept: Path, kind: str, scene: str) -> str:
@@ -84,18 +86,21 @@ def _html(kind: str, picture: Picture, text: str, file: str) -> str:
         f'<div class="sliders" data-kind="{kind}">',
         picture.drawing.svg(),
         '<ul class="slider-legend">',
-        *(f'<li><span class="swatch {look}" aria-hidden="true"></span>{escape(text)}</li>' for look, text in picture.legend),
+        *(
+            f'<li><span class="swatch {look}" aria-hidden="true"></span>{escape(text)}</li>'
+            for look, text in picture.legend
+        ),
         "</ul>",
         '<div class="slider-rows" hidden>',  # until the script has come
         *(_row(picture.drawing.name, slider) for slider in picture.sliders),
         "</div>",
-        f"<noscript><p>At {escape(first)}. With JavaScript there are sliders here.</p></noscript>",
-        '<dl class="slider-readout" aria-live="polite">',
+        f'<p class="slider-still">At {escape(first)}. With JavaScript there are sliders here.</p>',
+        '<p class="slider-readout" aria-live="polite">',
         *(
-            f'<div><dt>{escape(label)}</dt><dd data-name="{name}" data-value="{value}">{short(value)}</dd></div>'
+            f'<span>{escape(label)}: <b data-name="{name}" data-value="{value}">{short(value)}</b></span>'
             for name, label, value in picture.readout
         ),
-        "</dl>",
+        "</p>",
         f'<script type="application/json">{text}</script>',
         "</div>",
         f'<p class="stamp">Its numbers: <a href="{file}" download>{Path(file).name}</a></p>',

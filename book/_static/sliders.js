@@ -9,9 +9,9 @@
   // The layer of a drawing, emptied and filled again. Numbers find their places as _ext/drawing.py says.
   class Plot {
     constructor(svg) {
-      const { name, box, x, y, log } = svg.dataset;
+      const { box, x, y, log } = svg.dataset;
       const [left, right, top, bottom] = box.split(" ").map(Number);
-      this.name = name;
+      this.name = svg.id;
       this.across = right - left;
       this.place = { x: scale(x, log.includes("x"), left, right), y: scale(y, log.includes("y"), bottom, top) };
       this.width = Math.abs(x.split(" ").reduce((low, high) => high - low));
@@ -112,7 +112,7 @@
       plot.layer.replaceChildren();
       const at = Object.fromEntries(inputs.map((input) => [input.name, Number(input.value)]));
       for (const [name, value] of Object.entries(KINDS[root.dataset.kind](plot, data, at))) {
-        const said = root.querySelector(`[data-name="${name}"]`);
+        const said = root.querySelector(`.slider-readout [data-name="${name}"]`);
         said.dataset.value = value;
         said.textContent = short(value);
       }
@@ -125,6 +125,7 @@
         draw();
       });
     }
+    root.querySelector(".slider-still").hidden = true;
     root.querySelector(".slider-rows").hidden = false;
     draw();
   }

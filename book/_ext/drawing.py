@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import pairwise
 from typing import NamedTuple
 
 import contourpy
@@ -162,5 +163,5 @@ def _path(polygons: Sequence[np.ndarray], offsets: Sequence[np.ndarray]) -> str:
     return "".join(
         "M" + " ".join(f"{x:.1f},{y:.1f}" for x, y in points[start : end - 1]) + "z"  # the last point is the first
         for points, ends in zip(polygons, offsets, strict=True)
-        for start, end in zip(ends[:-1], ends[1:], strict=True)
+        for start, end in pairwise(ends)
     )

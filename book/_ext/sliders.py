@@ -58,8 +58,6 @@ class Sliders(SphinxDirective):
         kind, scene = (*self.arguments, "")[:2]
         if kind not in EXPORTS:
             raise ExtensionError(f"{self.env.docname}: sliders of {kind}; there are {', '.join(EXPORTS)}")
-        for file in ("sliders.py", "pictures.py", "drawing.py"):  # a page is as old as what draws it
-            self.env.note_dependency(str(Path(__file__).with_name(file)))
         name = f"{kind}-{scene}" if scene else kind
         text = exported(Path(self.env.srcdir) / ".executed", kind, scene)
         self.env.__dict__.setdefault("sliders_exported", {})[f"{name}.json"] = text

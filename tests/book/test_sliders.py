@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from browser import PHONE, WIDE, complaints, launched
+from drawn import PIXEL, Drawn, read
 from playwright.sync_api import Browser, Locator, Page
 
 from sharp_maml_core.landscape import scenes, walks
@@ -20,70 +20,8 @@ from sharp_maml_core.theory import census, zoo
 from sharp_maml_core.theory.experiments import paper_experiments
 from sharp_maml_core.theory.lemma1 import composed
 
-Array = npt.NDArray[np.float64]
-
 FIGURES = ("lemma1-double-well", "bounds", "alpha-double-well", "alpha-conv4")
-PIXEL = 0.005  # places are written to 2 decimals
 COORDINATE, LOSS = 5.1e-4, 5.1e-4  # exported with 3 decimals, and with 4 significant digits
-READ = """root => {
-  const svg = root.querySelector("svg"), of = (node, ...names) => names.map((name) => node.getAttribute(name));
-  const shown = [...svg.querySelectorAll(".contours")].filter((group) => getComputedStyle(group).visibility === "visible");
-  return {
-    axes: { ...svg.dataset },
-    layer: [...svg.querySelector(".layer").children].map((node) => of(node, "class", "points", "cx", "cy", "r")),
-    contours: shown.map((group) => [...group.children].map((path) => [Number(path.dataset.level), path.getAttribute("d")])),
-    texts: [...svg.querySelectorAll("text:not(.spot)")].map((node) => [node.textContent, ...of(node, "x", "y")]),
-    values: Object.fromEntries([...root.querySelectorAll("b")].map((node) => [node.dataset.name, Number(node.dataset.value)])),
-    said: Object.fromEntries([...root.querySelectorAll("b")].map((node) => [node.dataset.name, node.textContent])),
-  };
-}"""
-
-
-class Drawn(NamedTuple):
-    """A figure as it stands in the page, with what leads from its places back to numbers."""
-
-    axes: dict[str, str]
-    layer: list[list[str | None]]
-    contours: list[list[tuple[float, str]]]
-    texts: list[tuple[str, str | None, str | None]]
-    values: dict[str, float]
-    said: dict[str, str]
-
-    def line(self, look: str) -> Array:
-        """The points of the only line that has just these classes, as numbers [n, 2]."""
-        (points,) = [points for kind, points, *_ in self.layer if kind == f"line {look}"]
-        assert points is not None
-        return self.numbers([place.split(",") for place in points.split()])
-
-    def circles(self, look: str) -> Array:
-        """The centres of the circles that have just these classes [n, 2]."""
-        return self.numbers([[cx, cy] for kind, _, cx, cy, _ in self.layer if kind == look])
-
-    def radius(self, look: str) -> float:
-        (radius,) = [float(r) for kind, *_, r in self.layer if kind == look and r is not None]
-        return radius / self.scale()[0]
-
-    def numbers(self, places: Any) -> Array:
-        places = np.array(places, dtype=float).reshape(-1, 2)
-        left, _, _, bottom = self.box()
-        per = self.scale()
-        along = [
-            self.ends("x")[0] + (places[:, 0] - left) / per[0],
-            self.ends("y")[0] + (bottom - places[:, 1]) / per[1],
-        ]
-        return np.stack([np.exp(v) if axis in self.axes["log"] else v for axis, v in zip("xy", along, strict=True)], 1)
-
-    def scale(self) -> tuple[float, float]:
-        """Units of the drawing per unit of an axis, or of its logarithm."""
-        left, right, top, bottom = self.box()
-        return (right - left) / np.ptp(self.ends("x")), (bottom - top) / np.ptp(self.ends("y"))
-
-    def box(self) -> list[float]:
-        return [float(side) for side in self.axes["box"].split()]
-
-    def ends(self, axis: str) -> Array:
-        ends = np.array(self.axes[axis].split(), dtype=float)
-        return np.log(ends) if axis in self.axes["log"] else ends
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +43,6 @@ def page(browser: Browser, html: Path) -> Iterator[Page]:
 
 def figure(page: Page, name: str) -> Locator:
     return page.locator(f".sliders:has(#sliders-{name})")
-
-
-def read(root: Locator) -> Drawn:
-    return Drawn(**root.evaluate(READ))
 
 
 def numbers(root: Locator) -> dict[str, Any]:
@@ -302,7 +236,8 @@ def check_contours(drawn: Drawn, scene: Scene, alpha_low: float) -> None:
         at = (drawn.numbers(places) - low) / (high - low) * (len(surface) - 1)
         corner = np.clip(np.floor(at).astype(int), 0, len(surface) - 2)
         u, v = (at - corner).T
-        cell = np.stack([surface[tuple((corner + [i, j]).T)] for i in (0, 1) for j in (0, 1)])
+        i, j = corner.T
+        cell = np.stack([surface[i, j], surface[i, j + 1], surface[i + 1, j], surface[i + 1, j + 1]])
         value = np.stack([(1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v]) * cell
         off = value.sum(0) - level
         # Places to 1 decimal are half a hundredth of a cell; beyond that, four digits.

@@ -7,16 +7,23 @@ import json
 import sys
 
 from .config import FIELDS, config_from
+from .distributed import PeerFailed, first, together
 from .errors import UserError
 from .run import SPLITS, default_folder, evaluate_run, run_experiment
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command; 0 on success, 2 for what the user can mend, 130 when interrupted.
+
+    Of several processes that torchrun started on one run, 1 for those that ended because another one failed.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        with together():
+            return options.run(options)
+    except PeerFailed:
+        return 1
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -28,7 +35,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sharp_maml_core", description="Train and test Sharp-MAML and its family.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train and test a learner", description="Train and test a learner.")
+    train = commands.add_parser(
+        "train",
+        help="train and test a learner",
+        description="Train and test a learner. Over several GPUs or machines: "
+        "torchrun --nproc-per-node 2 -m sharp_maml_core train ... splits the tasks over the processes.",
+    )
     train.set_defaults(run=_train)
     train.add_argument("--run-dir", metavar="FOLDER", help="where the run lives; started again, it goes on")
     train.add_argument("--overwrite", action="store_true", help="throw the folder's run away and begin again")
@@ -58,6 +70,8 @@ def _train(options: argparse.Namespace) -> int:
     config = config_from({name: value for name, value in vars(options).items() if name in FIELDS})
     folder = options.run_dir or default_folder(config)
     result = run_experiment(config, folder, overwrite=options.overwrite, progress=not options.quiet)
+    if not first():
+        return 0
     for which in ("best", "last"):
         figures = result[which]
         print(
@@ -77,7 +91,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     figures = {"metric": result.metric, "mean": result.mean, "interval_95": result.interval}
-    print(json.dumps(figures | {"tasks": len(result.scores), "split": options.split}))
+    if first():
+        print(json.dumps(figures | {"tasks": len(result.scores), "split": options.split}))
     return 0
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree  # what torch.func itself is built on; there is no public name for it yet
 
+from . import distributed
 from .episode import Episode
 from .params import Params, add_scaled
 from .sharpness import adaptive_perturbation, perturbation
@@ -18,7 +19,10 @@ Metrics = dict[str, Tensor]
 
 
 class MetaGradient(NamedTuple):
-    """Gradient of the mean over tasks, what to report, and what the second pass of `sharpen` may use again."""
+    """Gradient of the mean over tasks, what to report, and what the second pass of `sharpen` may use again.
+
+    Where the tasks are split over processes, `looks` are those of this process's tasks.
+    """
 
     grads: Params
     metrics: Metrics
@@ -47,6 +51,29 @@ def map_tasks(function: Callable[..., Any], arguments: tuple[Any, ...], how: str
     n_tasks = len(pytree.tree_leaves(arguments)[0])
     results = [function(*pytree.tree_map(lambda leaf, task=task: leaf[task], arguments)) for task in range(n_tasks)]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+
+def mean_over_tasks(
+    function: Callable[..., tuple[Params, Metrics, Any]],
+    arguments: tuple[Any, ...],
+    looks: Any,
+    how: str,
+    chunk: int | None,
+) -> MetaGradient:
+    """The mean of function(*arguments, looks) -> (grads, metrics, looks), all of one task, over the tasks.
+
+    arguments  trees of tensors with all tasks in front; of several processes (`distributed`) each takes its share
+    looks      what an earlier mean returned as such, or None
+    how, chunk see `map_tasks`
+
+    Every gradient pass ends here, below `sharpen`, which perturbs along the mean of all tasks.
+    """
+    n_tasks = len(pytree.tree_leaves(arguments)[0])
+    mine = distributed.share(n_tasks)
+    arguments = pytree.tree_map(lambda leaf: leaf[mine], arguments)
+    *per_task, looked = map_tasks(function, (*arguments, looks or []), how, chunk)
+    grads, metrics = distributed.mean(per_task, n_tasks)
+    return MetaGradient(grads, metrics, looked)
 
 
 def task_map(setting: str, episode: Episode) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from . import rundir
+from . import distributed, rundir
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
@@ -53,6 +55,7 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
         raise UserError('tensorboard=True needs the package tensorboard: pip install "sharp-maml-core[tensorboard]".')
     source = config.dataset if data is None else data
     device = config.torch_device
+    distributed.check_device(device)
     splits = {
         name: load_split(source, name, root=config.data_root or None, download=config.download, device=device)
         for name in SPLITS
@@ -78,6 +81,7 @@ def run_experiment(
     """Train and test, in `folder` (default `default_folder(config)`), and return what its result.json says.
 
     Started again it goes on where it stopped, with bit-identical figures; a finished run is read, not repeated.
+    Within `distributed.together` several processes call this and work on one run.
 
     model, loss, data  see `prepare`
     command            what result.json names as the command, for a caller whose own says nothing (a notebook)
@@ -86,9 +90,14 @@ def run_experiment(
     KeyboardInterrupt after a checkpoint when interrupted.
     """
     folder = default_folder(config) if folder is None else Path(folder)
+    distributed.check_tasks(config.n_tasks)
     experiment = prepare(config, model, loss, data)
-    with rundir.open_run(folder, config, overwrite):
+    progress = progress and distributed.first()
+    with _opened(folder, config, overwrite):
+        distributed.agree()  # the first process has the folder, or has said why not
         result = rundir.read_result(folder)
+        found = [rundir.digest(config), experiment.identities, result is not None]
+        distributed.check_same(json.dumps(found), "run_dir", str(folder))
         if result is not None:
             if progress:
                 print(f"{folder} is finished; this is its result. overwrite=True runs it again.", file=sys.stderr)
@@ -97,13 +106,18 @@ def run_experiment(
         try:
             return _train_and_test(experiment, folder, progress, command)
         except KeyboardInterrupt:
-            print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
+            if distributed.first():
+                print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
             raise
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"{folder} could not be written ({error}). What was kept there before is whole: "
                 "make room, and the same command goes on from it."
             ) from error
+
+
+def _opened(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[Any]:
+    return rundir.open_run(folder, config, overwrite) if distributed.first() else nullcontext()
 
 
 def default_folder(config: Config) -> Path:
@@ -151,11 +165,12 @@ def _train_and_test(experiment: Experiment, folder: Path, progress: bool, comman
 
     best = test(state.best)
     last = best if state.best_iteration == state.iteration else test(state.params)
-    rundir.save_model(folder, state.best)
-    rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
     result = describe(experiment, state, best, last) | origin | {"finished": now()}
-    write_json(folder / rundir.ENVIRONMENT, origin)
-    write_json(folder / rundir.RESULT, result)
+    if distributed.first():
+        rundir.save_model(folder, state.best)
+        rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
+        write_json(folder / rundir.ENVIRONMENT, origin)
+        write_json(folder / rundir.RESULT, result)
     return result
 
 
@@ -187,13 +202,16 @@ def _note(config: Config, split: Split) -> str:
 
 def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
     config = experiment.config
-    state = rundir.load_state(folder, experiment.identities, config.torch_device)
+    state = _load(experiment, folder)
     board = _Board(folder, config, state)
     if config.snapshots and state is None:
         state = fresh_state(experiment.learner, config)
-        rundir.save_snapshot(folder, state)
+        if distributed.first():
+            rundir.save_snapshot(folder, state)
 
     def keep(state: TrainState) -> None:
+        if not distributed.first():
+            return
         rundir.save_state(folder, state, experiment.identities)
         if config.snapshots:
             rundir.save_snapshot(folder, state)
@@ -213,13 +231,24 @@ def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
         board.close()
 
 
+def _load(experiment: Experiment, folder: Path) -> TrainState | None:
+    """The state to go on from. The first process puts the folder in order, then the others look."""
+    where = folder, experiment.identities, experiment.config.torch_device
+    state = rundir.load_state(*where) if distributed.first() else None
+    distributed.agree()
+    if not distributed.first():
+        state = rundir.read_state(*where)
+    distributed.check_same(str(state and state.iteration), "run_dir", str(folder))
+    return state
+
+
 class _Board:
     """TensorBoard event files, where asked for; metrics.csv stays what counts."""
 
     def __init__(self, folder: Path, config: Config, state: TrainState | None) -> None:
         self._writer: Any = None
         self._written = 0 if state is None else state.iteration
-        if config.tensorboard:
+        if config.tensorboard and distributed.first():
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=self._written + 1)

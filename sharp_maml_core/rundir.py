@@ -185,13 +185,21 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
 
 
 def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
-    """The state to go on from, or None for a run that has none yet.
+    """The state to go on from, or None for a run that has none yet; metrics beyond it are cut off.
 
     Raises UserError for a damaged checkpoint, and for one that was trained on other data than `data`.
     """
+    state = read_state(folder, data, device)
+    rows = _cut_rows(folder / METRICS, state.iteration if state else 0)
+    if state is not None:
+        state.rows = rows
+    return state
+
+
+def read_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
+    """What `load_state` gives, without rows; nothing is written."""
     path = folder / CHECKPOINT
     if not path.exists():
-        _cut_rows(folder / METRICS, 0)
         return None
     try:
         with safe_open(path, framework="pt") as file:
@@ -216,7 +224,7 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
         }
         return {key: value if key == "step" else value.to(device) for key, value in found.items()}
 
-    state = TrainState(
+    return TrainState(
         params={name: tensors[f"params/{name}"].to(device) for name in names},
         best={name: tensors[f"best/{name}"].to(device) for name in names},
         moments={name: moments(name) for name in names},
@@ -226,8 +234,6 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
         best_score=figures["best_score"],
         seconds=figures["seconds"],
     )
-    state.rows = _cut_rows(folder / METRICS, state.iteration)
-    return state
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from . import distributed
 from .config import Config
 from .data.episodes import check_split, sample_episodes
 from .data.split import Split
@@ -69,7 +70,7 @@ def meta_train(
     """Train up to `config.iterations` meta-iterations and return the state, with the best parameters on validation.
 
     state       where to go on, changed in place; None to begin
-    checkpoint  called every `config.checkpoint_every` iterations, at the end, on Ctrl-C and on divergence
+    checkpoint  called every `config.checkpoint_every` iterations, at the end, on Ctrl-C, divergence and other errors
 
     Raises Diverged, after a checkpoint of the last good state, when a loss or gradient is not finite, and
     KeyboardInterrupt, after a checkpoint, when interrupted or asked to terminate. The iteration at hand is finished
@@ -77,6 +78,7 @@ def meta_train(
     """
     check_split(train, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=config.rotations)
     check_split(val, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query)
+    distributed.check_tasks(config.n_tasks)
     state = state or fresh_state(learner, config)
     outer = OuterStep(config.outer_optimizer, state.params, state.moments)
     state.params, state.moments = outer.params, outer.moments
@@ -88,7 +90,7 @@ def meta_train(
         initial=state.iteration,
         desc=f"{config.variant} on {train.name.split('/')[0]}",
         unit="it",
-        disable=not progress,
+        disable=not (progress and distributed.first()),
         mininterval=BAR_SECONDS,
     )
     with bar, stop_requests() as stop:
@@ -104,7 +106,11 @@ def meta_train(
                 rotations=config.rotations,
                 dtype=config.torch_dtype,
             )
-            grads, metrics = learner.gradient(state.params, episode, generator)
+            try:
+                grads, metrics = learner.gradient(state.params, episode, generator)
+            except Exception:
+                checkpoint(state)
+                raise
             row = _row(state.iteration + 1, grads, metrics)
             if not all(math.isfinite(value) for value in row.values()):
                 checkpoint(state)
@@ -121,9 +127,10 @@ def meta_train(
             state.rows.append(row)
             bar.set_postfix(_postfix(state.rows), refresh=False)
             bar.update()
-            if last or stop or state.iteration % config.checkpoint_every == 0:
+            asked = distributed.agree(bool(stop))
+            if last or asked or state.iteration % config.checkpoint_every == 0:
                 checkpoint(state)
-            if stop:
+            if asked:
                 raise KeyboardInterrupt
     return state
 

@@ -1,7 +1,7 @@
-"""What each of the processes does that test_distributed starts: `python ranks.py FOLDER PORT...`, told who it is as by torchrun.
+"""What each of the processes does that test_distributed starts: `python ranks.py FOLDER PORT...`.
 
-Each scenario is a run of its own, so that the imports are paid for once. What became of each goes to
-FOLDER/SCENARIO-RANK.txt.
+As torchrun does, the environment says which process it is. Each scenario is a run of its own, so that the imports are
+paid for once; what became of it goes to FOLDER/SCENARIO-RANK.txt.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree  # what torch.func itself is built on;
 from . import distributed
 from .episode import Episode
 from .params import Params, add_scaled
-from .sharpness import adaptive_perturbation, perturbation
+from .sharpness import adaptive_perturbation, is_off, perturbation
 
 Metrics = dict[str, Tensor]
 """Scalars of a batch of tasks: `query_loss`, for classes `query_accuracy`, after `sharpen` also `perturbed_loss`."""
@@ -87,13 +87,15 @@ def task_map(setting: str, episode: Episode) -> str:
     return setting
 
 
-def sharpen(gradient: GradientPass, alpha_up: float, *, adaptive: bool = False, reuse: bool = True) -> GradientPass:
+def sharpen(
+    gradient: GradientPass, alpha_up: float | Tensor, *, adaptive: bool = False, reuse: bool = True
+) -> GradientPass:
     """SAM around any meta-gradient h (Eq. 13-15, 20-21): evaluate it at theta + alpha_up * h / ||h||, same tasks.
 
     reuse  keep the first pass's lower perturbations in the second, as Eq. 14 does; False computes them anew at
            theta + epsilon, as the released code does
     """
-    if alpha_up == 0:
+    if is_off(alpha_up):
         return gradient
 
     def sharpened(

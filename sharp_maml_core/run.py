@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,8 +64,12 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
     for name, split in splits.items():
         rotations = config.rotations and name == "train"
         check_split(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=rotations)
-    learner = build_learner(config, model or model_for(config, splits["train"]), loss or loss_for(splits["train"]))
-    return Experiment(config, splits, learner)
+    return Experiment(config, splits, learner_for(config, splits["train"], model, loss))
+
+
+def learner_for(config: Config, train: Split, model: nn.Module | None = None, loss: Loss | None = None) -> Learner:
+    """The learner of the settings, with the network and the loss that suit the data where none are given."""
+    return build_learner(config, model or model_for(config, train), loss or loss_for(train))
 
 
 def run_experiment(
@@ -103,17 +108,26 @@ def run_experiment(
                 print(f"{folder} is finished; this is its result. overwrite=True runs it again.", file=sys.stderr)
             return result
         keep_freed_memory()
-        try:
-            return _train_and_test(experiment, folder, progress, command)
-        except KeyboardInterrupt:
-            if distributed.first():
-                print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
-            raise
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{folder} could not be written ({error}). What was kept there before is whole: "
-                "make room, and the same command goes on from it."
-            ) from error
+        with explained(folder):
+            origin = provenance(config.torch_device, command)  # now: the files may change while this runs
+            state = _train(experiment, folder, progress)
+            return finish(experiment, folder, state, origin, progress)
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Say how a run goes on that is interrupted or cannot be written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if distributed.first():
+            print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
+        raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} could not be written ({error}). What was kept there before is whole: "
+            "make room, and the same command goes on from it."
+        ) from error
 
 
 def _opened(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[Any]:
@@ -152,9 +166,13 @@ def evaluate_run(
     )
 
 
-def _train_and_test(experiment: Experiment, folder: Path, progress: bool, command: str | None) -> dict[str, Any]:
-    origin = provenance(experiment.config.torch_device, command)  # now: the files may change while this runs
-    state = _train(experiment, folder, progress)
+def finish(
+    experiment: Experiment, folder: Path, state: TrainState, origin: dict[str, Any], progress: bool
+) -> dict[str, Any]:
+    """Test the trained parameters and write what makes the run a finished one.
+
+    origin  what result.json says of where the figures come from
+    """
 
     def test(params: Params) -> Evaluation:
         tasks = experiment.splits["test"]
@@ -201,6 +219,21 @@ def _note(config: Config, split: Split) -> str:
 
 
 def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
+    with kept(experiment, folder) as (state, keep):
+        return meta_train(
+            experiment.learner,
+            experiment.config,
+            experiment.splits["train"],
+            experiment.splits["val"],
+            state=state,
+            checkpoint=keep,
+            progress=progress,
+        )
+
+
+@contextmanager
+def kept(experiment: Experiment, folder: Path) -> Iterator[tuple[TrainState | None, Callable[[TrainState], None]]]:
+    """The state to go on from, None for a run that has none yet, and what puts a later one away."""
     config = experiment.config
     state = _load(experiment, folder)
     board = _Board(folder, config, state)
@@ -218,15 +251,7 @@ def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
         board.write(state.rows)
 
     try:
-        return meta_train(
-            experiment.learner,
-            config,
-            experiment.splits["train"],
-            experiment.splits["val"],
-            state=state,
-            checkpoint=keep,
-            progress=progress,
-        )
+        yield state, keep
     finally:
         board.close()
 

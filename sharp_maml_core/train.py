@@ -114,7 +114,7 @@ def meta_train(
             row = _row(state.iteration + 1, grads, metrics)
             if not all(math.isfinite(value) for value in row.values()):
                 checkpoint(state)
-                raise _diverged(row, config)
+                raise diverged(row, config)
             lr = config.outer_lr * schedule(state.iteration / config.iterations)
             outer(_clipped(grads, row["gradient_norm"], config.clip), lr)
             state.params, state.moments = outer.params, outer.moments
@@ -123,7 +123,7 @@ def meta_train(
             state.seconds += time.perf_counter() - start
             last = state.iteration == config.iterations
             if last or state.iteration % config.eval_every == 0:
-                row |= _validate(learner, config, val, state)
+                row |= validate(learner, config, val, state)
             state.rows.append(row)
             bar.set_postfix(_postfix(state.rows), refresh=False)
             bar.update()
@@ -141,7 +141,8 @@ def _row(iteration: int, grads: Params, metrics: dict[str, Tensor]) -> Row:
     return {"iteration": iteration, **dict(zip(figures, values, strict=True))}
 
 
-def _diverged(row: Row, config: Config) -> Diverged:
+def diverged(row: Row, config: Config) -> Diverged:
+    """What to raise for an iteration whose metrics are not all finite."""
     bad = ", ".join(name for name, value in row.items() if not math.isfinite(value))
     return Diverged(
         f"Training diverged at iteration {int(row['iteration'])}: not finite: {bad}. The state before it is kept. "
@@ -154,7 +155,8 @@ def _clipped(grads: Params, length: float, bound: float) -> Params:
     return scaled(grads, bound / length) if 0 < bound < length else grads
 
 
-def _validate(learner: Learner, config: Config, val: Split, state: TrainState) -> Row:
+def validate(learner: Learner, config: Config, val: Split, state: TrainState) -> Row:
+    """The validation figures of the state, which keeps its parameters if they are the best so far."""
     result = evaluate(learner, state.params, val, config, n_tasks=config.val_tasks)
     if math.isnan(state.best_score) or result.better_than(state.best_score):
         state.best = {name: value.clone() for name, value in state.params.items()}

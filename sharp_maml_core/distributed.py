@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node 2 -m sharp_maml_core train --n-tasks 16 ...
 
-Every process draws the whole batch from the same generator and works on its own tasks; the sums of their gradients and
-metrics are added up (`torch.distributed`; NCCL between GPUs, gloo between CPUs) before anything is done with the mean,
-so that the upper perturbation has the norm of the whole gradient (Eq. 13). Every process then takes the same outer
+Every process draws the whole batch from the same generator and works on its own tasks; gradients and metrics are
+averaged (`torch.distributed`; NCCL between GPUs, gloo between CPUs) below `meta.sharpen`, so that the upper
+perturbation has the norm of the whole gradient (Eq. 13). Every process then takes the same outer
 step. Validation and test tasks are split in the same way. The first process alone prints, writes, and holds the run's
 lock; all read the run folder, which must lie on a disk that all of them see.
 
@@ -39,6 +39,7 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 GO_ON, STOP, FAILED = 0, 1, 2  # votes; FAILED + i says which process failed
 
 _together = False
+_splitting: int | None = None
 
 
 class PeerFailed(Exception):
@@ -148,16 +149,34 @@ def share(n_tasks: int) -> slice:
     return slice(rank * n_tasks // size(), (rank + 1) * n_tasks // size())
 
 
-def mean(mine: Any, n_tasks: int) -> Any:
-    """The mean over all tasks of all processes: each tensor [tasks of this process, ...] of a tree becomes [...]."""
-    if not _together:
-        return pytree.tree_map(lambda value: value.mean(0), mine)
-    leaves, tree = pytree.tree_flatten(mine)
-    flat = torch.cat([value.detach().sum(0).reshape(-1) for value in leaves]) / n_tasks
+@contextmanager
+def splitting(n_tasks: int) -> Iterator[None]:
+    """Within the block, `mine` takes this process's share of `n_tasks` tasks."""
+    global _splitting
+    _splitting = n_tasks
+    try:
+        yield
+    finally:
+        _splitting = None
+
+
+def mine(arguments: Any) -> Any:
+    """Of trees of tensors with all tasks in front, those of this process; of trees with its own in front, all."""
+    if _splitting is None:
+        return arguments
+    part, n_tasks = share(_splitting), _splitting  # a share is never all tasks: each process has one
+    return pytree.tree_map(lambda leaf: leaf[part] if len(leaf) == n_tasks else leaf, arguments)
+
+
+def mean(shares: Any, n_tasks: int) -> Any:
+    """The mean over all tasks, from the mean over each process's share of them: trees of tensors of equal shapes."""
+    leaves, tree = pytree.tree_flatten(shares)
+    part = share(n_tasks)
+    flat = torch.cat([value.detach().reshape(-1) for value in leaves]) * ((part.stop - part.start) / n_tasks)
     agree()
     _exchange(flat, dist.ReduceOp.SUM)
-    parts = flat.split([value[0].numel() for value in leaves])
-    means = [part.reshape(value.shape[1:]).to(value.dtype) for part, value in zip(parts, leaves, strict=True)]
+    parts = flat.split([value.numel() for value in leaves])
+    means = [part.reshape(value.shape).to(value.dtype) for part, value in zip(parts, leaves, strict=True)]
     return pytree.tree_unflatten(means, tree)
 
 

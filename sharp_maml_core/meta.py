@@ -45,35 +45,15 @@ def map_tasks(function: Callable[..., Any], arguments: tuple[Any, ...], how: str
 
     vmap is always the outermost transform. The other way round, grad of vmap, PyTorch's fused batch norm gives a
     meta-gradient that is wrong by 1e-2 without a word.
+
+    In a gradient pass that is split over processes (`over_processes`), arguments and result are of this one's tasks.
     """
+    arguments = distributed.mine(arguments)
     if how == "vmap":
         return torch.func.vmap(function, chunk_size=chunk, randomness="same")(*arguments)
     n_tasks = len(pytree.tree_leaves(arguments)[0])
     results = [function(*pytree.tree_map(lambda leaf, task=task: leaf[task], arguments)) for task in range(n_tasks)]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
-
-
-def mean_over_tasks(
-    function: Callable[..., tuple[Params, Metrics, Any]],
-    arguments: tuple[Any, ...],
-    looks: Any,
-    how: str,
-    chunk: int | None,
-) -> MetaGradient:
-    """The mean of function(*arguments, looks) -> (grads, metrics, looks), all of one task, over the tasks.
-
-    arguments  trees of tensors with all tasks in front; of several processes (`distributed`) each takes its share
-    looks      what an earlier mean returned as such, or None
-    how, chunk see `map_tasks`
-
-    Every gradient pass ends here, below `sharpen`, which perturbs along the mean of all tasks.
-    """
-    n_tasks = len(pytree.tree_leaves(arguments)[0])
-    mine = distributed.share(n_tasks)
-    arguments = pytree.tree_map(lambda leaf: leaf[mine], arguments)
-    *per_task, looked = map_tasks(function, (*arguments, looks or []), how, chunk)
-    grads, metrics = distributed.mean(per_task, n_tasks)
-    return MetaGradient(grads, metrics, looked)
 
 
 def task_map(setting: str, episode: Episode) -> str:
@@ -87,6 +67,27 @@ def task_map(setting: str, episode: Episode) -> str:
     return setting
 
 
+def over_processes(gradient: GradientPass) -> GradientPass:
+    """The pass, its tasks split over the processes of the run (`distributed`), its results averaged over all of them.
+
+    Within it `map_tasks` takes this process's tasks only; what the pass does before that, its random draws above all,
+    every process does for all tasks. The mean of such a share weighs as many tasks as it has. A pass that does not map
+    its tasks is the same in every process, and so is the mean of it.
+    """
+
+    def split(
+        params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
+    ) -> MetaGradient:
+        if distributed.size() == 1:
+            return gradient(params, episode, looks, generator)
+        with distributed.splitting(episode.n_tasks):
+            grads, metrics, looked = gradient(params, episode, looks, generator)
+        grads, metrics = distributed.mean((grads, metrics), episode.n_tasks)
+        return MetaGradient(grads, metrics, looked)
+
+    return split
+
+
 def sharpen(
     gradient: GradientPass, alpha_up: float | Tensor, *, adaptive: bool = False, reuse: bool = True
 ) -> GradientPass:
@@ -95,6 +96,7 @@ def sharpen(
     reuse  keep the first pass's lower perturbations in the second, as Eq. 14 does; False computes them anew at
            theta + epsilon, as the released code does
     """
+    gradient = over_processes(gradient)
     if is_off(alpha_up):
         return gradient
 

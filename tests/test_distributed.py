@@ -18,7 +18,7 @@ from helpers import SMALL, SmallNet, easy_split, flags, start, write_image_folde
 from safetensors.torch import load_file
 
 from sharp_maml_core import UserError, build_learner, distributed, evaluate, rundir
-from sharp_maml_core.meta import MetaGradient, mean_over_tasks
+from sharp_maml_core.meta import map_tasks
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -192,19 +192,17 @@ def test_in_an_ordinary_process_nothing_is_exchanged(monkeypatch: pytest.MonkeyP
         distributed.check_same("a", "run_dir", "b")
 
 
-@pytest.mark.parametrize("how", ["loop", "vmap"])
-def test_the_mean_over_tasks_is_that_of_gradients_and_metrics_and_keeps_each_look(how: str) -> None:
-    x, weight = torch.arange(6.0).reshape(3, 2), {"m": torch.tensor([[1.0], [2.0], [4.0]])}
-
-    def function(x: torch.Tensor, weight: dict[str, torch.Tensor], looks: list[torch.Tensor]) -> tuple:
-        return {"g": x * weight["m"]}, {"loss": x.sum()}, [look + 1 for look in looks] or [x]
-
-    first = mean_over_tasks(function, (x, weight), None, how, None)
-    assert isinstance(first, MetaGradient)
-    assert torch.equal(first.grads["g"], (x * weight["m"]).mean(0))
-    assert first.metrics["loss"] == 5
-    assert torch.equal(first.looks[0], x)
-    assert torch.equal(mean_over_tasks(function, (x, weight), first.looks, how, None).looks[0], x + 1)
+def test_a_pass_maps_its_share_and_what_it_already_has_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_together", True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 1)
+    everything, looks = {"x": torch.arange(5)}, [torch.arange(3)]
+    with distributed.splitting(5):
+        assert torch.equal(
+            map_tasks(lambda tree, looks: tree["x"], (everything, looks), "loop", None), everything["x"][2:]
+        )
+        assert distributed.mine(looks)[0] is looks[0]
+    assert distributed.mine(everything) is everything
 
 
 def test_shares_cover_all_tasks_once_and_differ_by_at_most_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from ..config import Config
 from ..derivatives import vjp
 from ..episode import Episode
 from ..errors import invalid
-from ..meta import MetaGradient, Metrics, mean_over_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
 from ..network import FEATURES, HEAD, Network
 from ..params import Params, select
 from ..sharpness import is_off
@@ -83,15 +83,18 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
     ) -> MetaGradient:
-        def one_task(task: Episode, masks: Params, looks: list[Look]) -> tuple[Params, Metrics, list[Look]]:
+        def one_task(task: Episode, looks: list[Look], masks: Params) -> tuple[Params, Metrics, list[Look]]:
             problem, fast, context, pull_back = decompose(network, loss, params, adapted, task, config.query_precision)
             outcome = task_gradient(rule, problem, fast, context, looks, _per_step(masks, rule), _kept_graphs(task))
             grads = pull_back(outcome.fast_gradient, outcome.context_gradient)
             return grads, _metrics(outcome.query_loss, outcome.outputs, task.query_y), outcome.looks
 
         masks = _random_weights(rule, select(params, adapted), episode.n_tasks, generator)
-        how = task_map(config.task_map, episode)
-        return mean_over_tasks(one_task, (episode, masks), looks, how, config.task_chunk or None)
+        per_task = map_tasks(
+            one_task, (episode, looks or [], masks), task_map(config.task_map, episode), config.task_chunk or None
+        )
+        grads, metrics, looked = per_task
+        return MetaGradient(_mean(grads), _mean(metrics), looked)
 
     whole = sharpen(
         once,
@@ -251,3 +254,7 @@ def _metrics(query_loss: Tensor, outputs: Tensor, targets: Tensor) -> Metrics:
     if not targets.is_floating_point():
         metrics["query_accuracy"] = (outputs.argmax(-1) == targets).to(query_loss.dtype).mean()
     return metrics
+
+
+def _mean(per_task: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.mean(0) for name, value in per_task.items()}

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -227,7 +228,7 @@ def _exchange(values: Tensor, how: Any) -> None:
 
 
 def _gone(error: RuntimeError) -> str:
-    why = str(error).splitlines()[0]
+    why = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")[0]  # gloo begins with its source file
     return (
         f"Another process of this run was lost, or did not answer within the time ({why}). "
         "The same command goes on from the last checkpoint."

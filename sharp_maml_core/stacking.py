@@ -73,7 +73,7 @@ def train_stack(
             levels = sorted({run.state.iteration for run in waiting})
             group = [run for run in waiting if run.state.iteration == levels[0]]
             until = levels[1] if len(levels) > 1 else group[0].config.iterations
-            stack = _Stack(group, build, at_once)
+            stack = Stack(group, build, at_once)
             while group[0].state.iteration < until and all(run.failure is None for run in group):
                 try:
                     stack.iterate(train, val)
@@ -89,10 +89,10 @@ def train_stack(
                     raise KeyboardInterrupt
 
 
-class _Stack:
-    """Runs that have done equally many iterations, as one."""
+class Stack:
+    """Runs that have done equally many iterations, as one; for the arguments see `train_stack`."""
 
-    def __init__(self, runs: Sequence[Run], build: Callable[[Config], Learner], at_once: int) -> None:
+    def __init__(self, runs: Sequence[Run], build: Callable[[Config], Learner], at_once: int = 0) -> None:
         self._runs, self._config = runs, runs[0].config
         states = [run.state for run in runs]
         params = _stacked([state.params for state in states])

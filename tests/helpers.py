@@ -97,10 +97,10 @@ def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sharp_maml_core", *arguments]
 
 
-def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     """`python -m sharp_maml_core ARGUMENTS` in a process of its own, which runs in the folder `cwd`."""
     package = Path(__file__).resolve().parents[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)} | environment
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
     return subprocess.Popen(
         command_line(*arguments),
         cwd=cwd,

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -101,11 +102,16 @@ def tested(folder: Path, config: Config) -> str:
 
 
 def silent(folder: Path, config: Config) -> str:
-    """The second process does not answer, though its connection stands. This comes last: nobody waits for it."""
+    """The second process does not answer, though its connection stands, until the first has given up."""
     if distributed.first():
         return whole(folder, config)
-    signal.pause()
-    raise AssertionError
+    while not folder.with_name("silent-0.txt").exists():
+        time.sleep(0.05)
+    return ""
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 PORTS: list[int] = []
@@ -119,6 +125,7 @@ SCENARIOS: dict[str, tuple[Callable[..., str], Config]] = {
     "tested": (tested, BOTH),
     "apart": (apart, BOTH),
     "silent": (silent, BOTH),
+    "killed": (disturbed(killed), BOTH),  # the last one
 }
 
 

@@ -108,14 +108,14 @@ def test_the_result_names_the_stack(tmp_path: Path) -> None:
 
 def interrupt_at(iteration: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask this process to stop in the middle of that iteration of the next stack."""
-    plain = stacking._Stack.iterate
+    plain = stacking.Stack.iterate
 
     def iterate(stack: Any, *arguments: Any) -> None:
         if stack._runs[0].state.iteration + 1 == iteration:
             os.kill(os.getpid(), signal.SIGINT)
         plain(stack, *arguments)
 
-    monkeypatch.setattr(stacking._Stack, "iterate", iterate)
+    monkeypatch.setattr(stacking.Stack, "iterate", iterate)
 
 
 def assert_same_runs(configs: list[Config], one: Path, other: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_separate_run_goes_on_with_what_a_stack_began(tmp_path: Path, monkeypa
 def test_finished_runs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = configs_of(iterations=2)
     before = run_stack(configs, tmp_path, **GIVEN)
-    monkeypatch.setattr(stacking._Stack, "iterate", lambda *arguments: pytest.fail("trained"))
+    monkeypatch.setattr(stacking.Stack, "iterate", lambda *arguments: pytest.fail("trained"))
     assert run_stack(configs, tmp_path, **GIVEN) == before
 
 

@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,11 +33,13 @@ from torch.utils import _pytree as pytree
 
 from .errors import UserError, invalid
 
-TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others: longer than any of them needs to load its data."""
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others: longer than any of them needs to fetch and load its data."""
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 GO_ON, STOP, FAILED = 0, 1, 2  # votes; FAILED + i says which process failed
+
+Result = TypeVar("Result")
 
 _together = False
 _splitting: int | None = None
@@ -140,6 +142,14 @@ def agree(asked: bool = False) -> bool:
     if outcome >= FAILED:
         raise PeerFailed
     return outcome == STOP
+
+
+def after_first(load: Callable[[], Result]) -> Result:
+    """What `load` gives, in the first process of each machine before the others, who find what it fetched."""
+    ahead = not _together or os.environ["LOCAL_RANK"] == "0"
+    found = [load()] if ahead else []
+    agree()
+    return found[0] if ahead else load()
 
 
 def share(n_tasks: int) -> slice:

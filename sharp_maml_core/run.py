@@ -57,10 +57,14 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
     source = config.dataset if data is None else data
     device = config.torch_device
     distributed.check_device(device)
-    splits = {
-        name: load_split(source, name, root=config.data_root or None, download=config.download, device=device)
-        for name in SPLITS
-    }
+
+    def load() -> dict[str, Split]:
+        return {
+            name: load_split(source, name, root=config.data_root or None, download=config.download, device=device)
+            for name in SPLITS
+        }
+
+    splits = distributed.after_first(load)
     for name, split in splits.items():
         rotations = config.rotations and name == "train"
         check_split(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=rotations)

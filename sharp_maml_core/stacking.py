@@ -75,12 +75,8 @@ def train_stack(
             until = levels[1] if len(levels) > 1 else group[0].config.iterations
             stack = Stack(group, build, at_once)
             while group[0].state.iteration < until and all(run.failure is None for run in group):
-                try:
-                    stack.iterate(train, val)
-                except Exception:
-                    stack.keep()
-                    raise
-                bar.update(len(group))
+                stack.iterate(train, val)
+                bar.update(sum(run.state.iteration for run in runs) - bar.n)
                 config, iteration = group[0].config, group[0].state.iteration
                 asked = bool(stop)
                 if asked or iteration == until or iteration % config.checkpoint_every == 0:
@@ -109,9 +105,13 @@ class Stack:
     def iterate(self, train: Split, val: Split) -> None:
         """One iteration of every run; of none where one of them diverges, which is then marked as failed."""
         start, config, done = time.perf_counter(), self._config, self._runs[0].state.iteration
-        episode, drawn = self._draw(train)
-        grads, metrics = self._gradient(self._outer.params, episode, self._radii)
-        rows = self._rows(done + 1, grads, metrics)
+        try:
+            episode, drawn = self._draw(train)
+            grads, metrics = self._gradient(self._outer.params, episode, self._radii)
+            rows = self._rows(done + 1, grads, metrics)
+        except Exception:
+            self.keep()
+            raise
         if not all(math.isfinite(value) for row in rows for value in row.values()):
             self._part(rows)
             return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -106,11 +107,8 @@ def meta_train(
                 rotations=config.rotations,
                 dtype=config.torch_dtype,
             )
-            try:
+            with _kept_on_error(checkpoint, state):
                 grads, metrics = learner.gradient(state.params, episode, generator)
-            except Exception:
-                checkpoint(state)
-                raise
             row = _row(state.iteration + 1, grads, metrics)
             if not all(math.isfinite(value) for value in row.values()):
                 checkpoint(state)
@@ -127,12 +125,23 @@ def meta_train(
             state.rows.append(row)
             bar.set_postfix(_postfix(state.rows), refresh=False)
             bar.update()
-            asked = distributed.agree(bool(stop))
+            with _kept_on_error(checkpoint, state):
+                asked = distributed.agree(bool(stop))
             if last or asked or state.iteration % config.checkpoint_every == 0:
                 checkpoint(state)
             if asked:
                 raise KeyboardInterrupt
     return state
+
+
+@contextmanager
+def _kept_on_error(checkpoint: Callable[[TrainState], None], state: TrainState) -> Iterator[None]:
+    """Put the state away where the block fails, in this process or in another one of the run."""
+    try:
+        yield
+    except Exception:
+        checkpoint(state)
+        raise
 
 
 def _row(iteration: int, grads: Params, metrics: dict[str, Tensor]) -> Row:

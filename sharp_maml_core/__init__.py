@@ -3,7 +3,7 @@
 from .config import Config
 from .data import load_split, sample_episodes
 from .episode import Episode
-from .errors import Diverged, MissingData, UserError
+from .errors import DeviceLost, Diverged, MissingData, UserError
 from .evaluate import Evaluation, evaluate
 from .learners import Learner, build_learner
 from .models import MLP, Conv4
@@ -15,6 +15,7 @@ __all__ = [
     "MLP",
     "Config",
     "Conv4",
+    "DeviceLost",
     "Diverged",
     "Episode",
     "EpisodeNorm",

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 from .config import FIELDS, Config, config_from
 from .distributed import PeerFailed, first, together
-from .errors import UserError
+from .errors import DeviceLost, UserError
 from .run import SPLITS, default_folder, evaluate_run, run_experiment
 from .stacked import grid, run_stack
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 for what the user can mend, 130 when interrupted.
+    """Run a command; 0 on success, 2 for what the user can mend, 75 to be tried again, 130 when interrupted.
 
     Of several processes that torchrun started on one run, 1 for those that ended because another one failed.
     """
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+        return 75 if isinstance(error, DeviceLost) else 2
     except KeyboardInterrupt:
         return 130
 
@@ -106,6 +106,12 @@ def _train(options: argparse.Namespace) -> int:
         print(
             f"{which}: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
             f"on {result['eval_tasks']} tasks (iteration {figures['iteration']})"
+        )
+    if "ensemble" in result:
+        figures = result["ensemble"]
+        print(
+            f"ensemble: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
+            f"of the {len(figures['iterations'])} best on validation"
         )
     print(f"{result['seconds']:.1f} s of training; everything is in {folder}")
     return 0

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -65,17 +65,17 @@ class Problem(NamedTuple):
     """
 
     support_loss: Callable[..., Tensor]  # (fast, context) or (fast, context, samples) -> mean loss
-    support_losses: Callable[[Params, Params], Tensor]  # (fast, context) -> loss per sample [n]
-    query_loss: Callable[[Params, Params], tuple[Tensor, Tensor]]  # (fast, context) -> mean loss, outputs
+    support_losses: Callable[[Params, Params], Tensor] | None  # (fast, context) -> loss per sample [n]; for ESAM only
+    query_loss: Callable[[Params, Params], tuple[Tensor, Any]]  # (fast, context) -> mean loss, outputs (or a tree)
 
 
 class Outcome(NamedTuple):
-    """What one task says: derivatives of its query loss, the loss, the model's query outputs, and where it looked."""
+    """What one task says: derivatives of its query loss, the loss, what came beside it, and where it looked."""
 
     fast_gradient: Params
     context_gradient: Params
     query_loss: Tensor
-    outputs: Tensor
+    outputs: Any
     looks: list[Look]
 
 
@@ -158,5 +158,6 @@ def _inner_gradient(
 def _selected(rule: InnerRule, problem: Problem, phi: Params, eps: Params, context: Params) -> tuple[Tensor, ...]:
     if rule.sample_fraction == 1:
         return ()
+    assert problem.support_losses is not None
     increase = problem.support_losses(add_scaled(phi, eps, 1.0), context) - problem.support_losses(phi, context)
     return (most_sensitive(increase, rule.sample_fraction),)

@@ -15,6 +15,10 @@ class MissingData(UserError, FileNotFoundError):
     """A data set is not where it was looked for."""
 
 
+class DeviceLost(UserError, RuntimeError):
+    """The GPU failed, and this process cannot use it any more; the next one may."""
+
+
 class Diverged(UserError, ArithmeticError):
     """Training met a loss or gradient that is not finite."""
 

@@ -16,7 +16,7 @@ from .config import Config
 from .data.episodes import sample_episodes
 from .data.split import ImageSplit, Split
 from .episode import Episode
-from .learners import Learner
+from .learners.learner import Tested
 from .meta import map_tasks, task_map
 from .params import Params
 
@@ -51,7 +51,7 @@ class Evaluation:
 
 
 def evaluate(
-    learner: Learner,
+    learner: Tested,
     params: Params,
     split: Split,
     config: Config,

@@ -2,6 +2,10 @@
 
 A cell of a table counts once three seeds of it were run. Its interval is Student's t over the seeds' means, which has
 the choice of test tasks only as far as it moves them: all seeds are tested on the same tasks.
+
+Runs are averaged where nothing but their seeds and machines differ. Of several settings of a method, as the radii of a
+grid or MAML at twice the iterations, a table shows the one that was best on validation; those of another schedule
+(short, medium, paper: `experiments/cells.toml`) are never among them.
 """
 
 from __future__ import annotations
@@ -14,20 +18,32 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
+from .config import config_from
 from .errors import UserError, invalid
+from .rundir import FREE_TO_CHANGE
 
 PROVENANCE = ("command", "finished", "commit", "source_sha256", "device", "packages", "system", "data")
 FIGURES = ("metric", "best", "seed", "config", "iterations", "eval_tasks", "seconds")
 SEEDS = 3
+PAPER, SINGLE = "paper", "single"
+METHODS = {"matching": "matching-nets"}
+"""How the paper's tables call a variant, where it is not by its name."""
+
+Result = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """What a cell of a table is about."""
+    """What a cell of a table is about.
+
+    method    the key of a row of the paper's tables
+    schedule  how long the runs were: a schedule of `experiments/cells.toml`, or "single" for runs outside them
+    """
 
     dataset: str
     n_way: int
     k_shot: int
     method: str
+    schedule: str = PAPER
 
 
 class Ours(NamedTuple):
@@ -38,6 +54,7 @@ class Ours(NamedTuple):
     tasks           test tasks of each run
     iterations      meta-iterations of each run
     notes           what has to be said with it, as that classes are missing
+    candidates      settings of the method that were run, of which this one was best on validation
     """
 
     mean: float
@@ -46,25 +63,51 @@ class Ours(NamedTuple):
     tasks: int
     iterations: int
     notes: tuple[str, ...]
+    candidates: int = 1
 
 
-def load(folder: Path) -> list[dict[str, Any]]:
-    """All results of a folder, by file name. Raises UserError for a file that is damaged or lacks its provenance."""
+def load(folder: Path) -> list[Result]:
+    """All results of a folder, by file name.
+
+    Raises UserError for a folder that is not there and for a file that is damaged or lacks its provenance.
+    """
+    if not folder.is_dir():
+        raise invalid("results", str(folder), "a folder of result files")
     return [_read(path) for path in sorted(folder.glob("*.json"))]
 
 
-def ours(results: Iterable[dict[str, Any]], setting: Setting) -> Ours | None:
-    """The mean over the seeds of a setting; None where it was not run.
+def ours(results: Iterable[Result], setting: Setting) -> Ours | None:
+    """The mean over the seeds of a setting, of its candidate that was best on validation; None where it was not run."""
+    found = candidates(results, setting)
+    return average(_best(found))._replace(candidates=len(found)) if found else None
 
-    Raises UserError where its runs differ in more than the seed: then they are not one cell.
+
+def chosen(results: Iterable[Result], setting: Setting) -> list[Result]:
+    """The runs behind `ours`, by seed; none where it was not run."""
+    found = candidates(results, setting)
+    return _best(found) if found else []
+
+
+def candidates(results: Iterable[Result], setting: Setting) -> list[list[Result]]:
+    """All runs of a setting, put together where they differ in seed and machine only, each sorted by seed.
+
+    Raises UserError for a seed that is there twice.
     """
-    runs = sorted((run for run in results if _setting(run) == setting), key=lambda run: run["seed"])
-    if not runs:
-        return None
-    for run in runs[1:]:
-        changed = [name for name, value in run["config"].items() if value != runs[0]["config"].get(name)]
-        if set(changed) - {"seed", "device"}:
-            raise invalid(f"results of {setting}", changed, "runs that differ in their seed only")
+    groups: dict[str, list[Result]] = {}
+    for run in results:
+        if setting_of(run) == setting:
+            groups.setdefault(json.dumps([settings(run), run["data"]], sort_keys=True), []).append(run)
+    for runs in groups.values():
+        runs.sort(key=lambda run: run["seed"])
+        seeds = [run["seed"] for run in runs]
+        twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+        if twice is not None:
+            raise invalid(f"results of {setting}", f"seed {twice}", "there once", "Delete one of the two files.")
+    return list(groups.values())
+
+
+def average(runs: list[Result]) -> Ours:
+    """The figures of runs that differ in their seed only."""
     means = [100 * run["best"]["mean"] for run in runs]
     return Ours(
         sum(means) / len(means),
@@ -74,6 +117,12 @@ def ours(results: Iterable[dict[str, Any]], setting: Setting) -> Ours | None:
         runs[0]["iterations"],
         tuple(sorted({note for run in runs for note in run.get("data_notes", {}).values()})),
     )
+
+
+def settings(run: Result) -> dict[str, Any]:
+    """The settings that decide a run's outcome, but for its seed; those that it does not name have their defaults."""
+    values = config_from(run["config"] | {"device": "auto"}).to_dict()
+    return {name: value for name, value in values.items() if name != "seed" and name not in FREE_TO_CHANGE}
 
 
 def verdict(paper: float, found: Ours | None) -> str:
@@ -101,7 +150,7 @@ def interval(means: list[float]) -> float:
     return float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Result:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -112,6 +161,19 @@ def _read(path: Path) -> dict[str, Any]:
     return result
 
 
-def _setting(run: dict[str, Any]) -> Setting:
+def setting_of(run: Result) -> Setting:
+    """What cell of a table a run is of."""
     config = run["config"]
-    return Setting(config["dataset"], config["n_way"], config["k_shot"], config["variant"])
+    method = METHODS.get(config["variant"], config["variant"])
+    schedule = run["cell"]["schedule"] if "cell" in run else SINGLE
+    return Setting(config["dataset"], config["n_way"], config["k_shot"], method, schedule)
+
+
+def _best(found: list[list[Result]]) -> list[Result]:
+    """Of those with enough seeds, if any, the runs with the best mean on validation: the test tasks choose nothing."""
+
+    def rank(runs: list[Result]) -> tuple[int, float]:
+        scores = [-math.inf if run.get("validation") is None else run["validation"] for run in runs]
+        return min(len(runs), SEEDS), sum(scores) / len(scores)
+
+    return max(found, key=rank)

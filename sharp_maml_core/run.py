@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -19,10 +20,12 @@ from . import distributed, rundir
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
-from .errors import Diverged, UserError
+from .errors import DeviceLost, Diverged, UserError
 from .evaluate import Evaluation, evaluate
 from .files import write_json
 from .learners import Learner, Loss, build_learner
+from .learners.ensemble import ensemble, ensemble_params
+from .learners.learner import Tested
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
@@ -30,6 +33,8 @@ from .results import now, provenance
 from .train import Row, TrainState, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
+LIBRARIES = ("cuDNN error", "CUDA error")
+"""How the errors begin that a failing GPU makes where PyTorch has no class for them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
 
 def learner_for(config: Config, train: Split, model: nn.Module | None = None, loss: Loss | None = None) -> Learner:
     """The learner of the settings, with the network and the loss that suit the data where none are given."""
-    return build_learner(config, model or model_for(config, train), loss or loss_for(train))
+    learner = build_learner(config, model or model_for(config, train), loss or loss_for(train))
+    learner.check_split(train)
+    return learner
 
 
 def run_experiment(
@@ -95,8 +102,8 @@ def run_experiment(
     model, loss, data  see `prepare`
     command            what result.json names as the command, for a caller whose own says nothing (a notebook)
 
-    Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, and
-    KeyboardInterrupt after a checkpoint when interrupted.
+    Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, DeviceLost where the
+    GPU does, and KeyboardInterrupt after a checkpoint when interrupted.
     """
     folder = default_folder(config) if folder is None else Path(folder)
     distributed.check_tasks(config.n_tasks)
@@ -131,6 +138,13 @@ def explained(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder} could not be written ({error}). What was kept there before is whole: "
             "make room, and the same command goes on from it."
+        ) from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.AcceleratorError) and not str(error).startswith(LIBRARIES):
+            raise
+        raise DeviceLost(
+            f"The device failed ({str(error).splitlines()[0]}). What {folder} has is whole: "
+            "the same command goes on from its last checkpoint, with device=cpu without a GPU."
         ) from error
 
 
@@ -177,10 +191,10 @@ def finish(
 
     origin  what result.json says of where the figures come from
     """
+    tasks = experiment.splits["test"]
 
-    def test(params: Params) -> Evaluation:
-        tasks = experiment.splits["test"]
-        result = evaluate(experiment.learner, params, tasks, experiment.config, progress=progress)
+    def test(params: Params, learner: Tested = experiment.learner) -> Evaluation:
+        result = evaluate(learner, params, tasks, experiment.config, progress=progress)
         if not math.isfinite(result.mean):
             raise Diverged(f"The {result.metric} on {tasks.name} is not finite. Lower inner_lr or eval_inner_steps.")
         return result
@@ -188,6 +202,13 @@ def finish(
     best = test(state.best)
     last = best if state.best_iteration == state.iteration else test(state.params)
     result = describe(experiment, state, best, last) | origin | {"finished": now()}
+    if state.leaders:
+        together = test(
+            ensemble_params([leader.params for leader in state.leaders]),
+            ensemble(experiment.learner, classes=isinstance(tasks, ImageSplit)),
+        )
+        iterations = [leader.iteration for leader in state.leaders]
+        result["ensemble"] = {"mean": together.mean, "interval_95": together.interval, "iterations": iterations}
     if distributed.first():
         rundir.save_model(folder, state.best)
         rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,14 @@ Row = dict[str, float]
 """One line of metrics.csv: the iteration, its training metrics, and validation figures where there was one."""
 
 
+class Ranked(NamedTuple):
+    """Parameters, the iteration that they are of, and their score on validation."""
+
+    iteration: int
+    score: float
+    params: Params
+
+
 @dataclass
 class TrainState:
     """Everything that training needs to go on as if it had never stopped.
@@ -37,6 +46,7 @@ class TrainState:
     generator_state of the generator that draws the training tasks, after `iteration` draws
     seconds         time spent on iterations, over all sessions
     rows            metrics of the iterations of this session
+    leaders         where the learner asks for an ensemble, its members: the best on validation, the best first
     """
 
     params: Params
@@ -48,6 +58,7 @@ class TrainState:
     best_score: float = float("nan")
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)
+    leaders: list[Ranked] = field(default_factory=list)
 
 
 def fresh_state(learner: Learner, config: Config) -> TrainState:
@@ -79,6 +90,7 @@ def meta_train(
     """
     check_split(train, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=config.rotations)
     check_split(val, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query)
+    learner.check_split(train)
     distributed.check_tasks(config.n_tasks)
     state = state or fresh_state(learner, config)
     outer = OuterStep(config.outer_optimizer, state.params, state.moments)
@@ -105,10 +117,11 @@ def meta_train(
                 n_tasks=config.n_tasks,
                 generator=generator,
                 rotations=config.rotations,
+                labels=learner.labels,
                 dtype=config.torch_dtype,
             )
             with _kept_on_error(checkpoint, state):
-                grads, metrics = learner.gradient(state.params, episode, generator)
+                grads, metrics = learner.gradient_at(state.iteration)(state.params, episode, generator)
             row = _row(state.iteration + 1, grads, metrics)
             if not all(math.isfinite(value) for value in row.values()):
                 checkpoint(state)
@@ -170,6 +183,12 @@ def validate(learner: Learner, config: Config, val: Split, state: TrainState) ->
     if math.isnan(state.best_score) or result.better_than(state.best_score):
         state.best = {name: value.clone() for name, value in state.params.items()}
         state.best_iteration, state.best_score = state.iteration, result.mean
+    if learner.ensemble > 1 and math.isfinite(result.mean):
+        # Behind all that are as good or better: of equally good ones the first is kept, as with the best one.
+        place = sum(not result.better_than(leader.score) for leader in state.leaders)
+        kept = {name: value.clone() for name, value in state.params.items()}
+        state.leaders.insert(place, Ranked(state.iteration, result.mean, kept))
+        del state.leaders[learner.ensemble :]
     return {"val_score": result.mean, "val_interval": result.interval}
 
 

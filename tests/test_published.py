@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from sharp_maml_core import UserError, published
-from sharp_maml_core.published import Ours, Setting
+from sharp_maml_core.published import Ours
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 GIVEN: dict[str, Any] = published.load(ROOT / "book" / "results")[0]
-SETTING = Setting(*(GIVEN["config"][name] for name in ("dataset", "n_way", "k_shot", "variant")))
+SETTING = published.setting_of(GIVEN)
 
 
 def run(seed: int, mean: float, **settings: Any) -> dict[str, Any]:
@@ -54,9 +54,52 @@ def test_a_single_seed_has_no_interval() -> None:
     assert math.isnan(found.interval)
 
 
-def test_runs_that_differ_in_more_than_their_seed_are_no_cell() -> None:
-    with pytest.raises(UserError, match="inner_lr"):
-        published.ours([run(0, 0.4), run(1, 0.5, inner_lr=0.01)], SETTING)
+def test_runs_outside_the_cells_are_a_schedule_of_their_own() -> None:
+    assert SETTING.schedule == "single"
+    short = run(1, 0.5) | {"cell": {"name": "g-x", "group": "g", "schedule": "short"}}
+    found = published.ours([run(0, 0.4), short], SETTING)
+    assert found is not None
+    assert found.seeds == (0,)
+    assert published.setting_of(short) == SETTING._replace(schedule="short")
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_never_averaged() -> None:
+    found = published.candidates([run(0, 0.4), run(1, 0.5, inner_lr=0.01), run(1, 0.6)], SETTING)
+    assert [[one["best"]["mean"] for one in runs] for runs in found] == [[0.4, 0.6], [0.5]]
+    other = run(1, 0.5) | {"data": GIVEN["data"] | {"train": "57 classes"}}
+    assert len(published.candidates([run(0, 0.4), other], SETTING)) == 2
+
+
+def test_validation_chooses_among_settings_and_the_test_does_not() -> None:
+    worse = [run(seed, 0.9, inner_lr=0.01) | {"validation": 0.5} for seed in range(3)]
+    better = [run(seed, 0.4) | {"validation": 0.6} for seed in range(3)]
+    found = published.ours([*worse, *better], SETTING)
+    assert found is not None
+    assert (found.mean, found.candidates) == (pytest.approx(40), 2)
+    assert published.chosen([*worse, *better], SETTING) == better
+
+
+def test_fewer_seeds_than_three_are_chosen_only_where_nothing_else_is() -> None:
+    single = [run(0, 0.9, inner_lr=0.01) | {"validation": 0.9}]
+    three = [run(seed, 0.4) | {"validation": 0.6} for seed in range(3)]
+    assert published.chosen([*single, *three], SETTING) == three
+    assert published.chosen(single, SETTING) == single
+
+
+def test_a_seed_is_not_counted_twice() -> None:
+    with pytest.raises(UserError, match=r"seed 0.*there once"):
+        published.ours([run(0, 0.4), run(0, 0.5)], SETTING)
+
+
+def test_settings_that_came_later_have_their_defaults() -> None:
+    old = run(0, 0.4)
+    old["config"] = {name: value for name, value in old["config"].items() if name != "adaptive"}
+    new = run(1, 0.5, adaptive=False, device="cpu", outer_schedule="constant")
+    assert [len(runs) for runs in published.candidates([old, new], SETTING)] == [2]
+
+
+def test_matching_networks_are_found_under_the_tables_name() -> None:
+    assert published.setting_of(run(0, 0.4, variant="matching")).method == "matching-nets"
 
 
 def test_what_was_not_run_is_not_run() -> None:

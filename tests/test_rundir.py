@@ -53,9 +53,9 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path: Path) -> None:
         assert getattr(loaded, name) == getattr(state, name)
 
 
-@pytest.mark.parametrize("variant", ["both", "e-low"])
+@pytest.mark.parametrize("variant", ["both", "e-low", "maml++"])
 def test_going_on_from_any_checkpoint_file_ends_bit_identically(variant: str, tmp_path: Path) -> None:
-    config = CONFIG.replace(variant=variant)
+    config = small_config(variant)
     end = train(config)
     for stop in range(1, 7):
         folder = tmp_path / str(stop)
@@ -74,6 +74,8 @@ def test_going_on_from_any_checkpoint_file_ends_bit_identically(variant: str, tm
         )
         assert equal(state.params, end.params)
         assert equal(state.best, end.best)
+        assert [leader[:2] for leader in state.leaders] == [leader[:2] for leader in end.leaders]
+        assert all(equal(one.params, other.params) for one, other in zip(state.leaders, end.leaders, strict=True))
         assert state.rows == end.rows
         assert rundir.read_rows(folder / rundir.METRICS) == end.rows  # each row once, in order
 

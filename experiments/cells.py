@@ -1,0 +1,214 @@
+"""`cells.toml`, read: every cell of the tables and figures, with its settings, its seeds and what the paper prints."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sharp_maml_core.config import FIELDS, Config, config_from
+from sharp_maml_core.errors import UserError, invalid
+from sharp_maml_core.published import METHODS
+from sharp_maml_core.theory import paper_tables
+
+CELLS = Path(__file__).with_name("cells.toml")
+SEEDS = (0, 1, 2)
+
+GROUP = ("name", "schedule", "settings", "cell", "seeds", "table", "figure", "like")
+SETTABLE = tuple(name for name in FIELDS if name not in ("seed", "device", "data_root", "download"))
+IN_A_CELL = (*SETTABLE, "alpha", "name")
+
+
+class Schedule(NamedTuple):
+    """How long runs are, and the machine that they are meant for."""
+
+    name: str
+    device: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number to find: the mean of some runs that differ in their seed only.
+
+    settings  fields of Config, without seed and device
+    table, figure  of the paper; 0: none
+    """
+
+    name: str
+    group: str
+    schedule: Schedule
+    settings: dict[str, Any]
+    seeds: tuple[int, ...]
+    table: int
+    figure: int
+
+    def config(self, seed: int, device: str = "auto") -> Config:
+        """The settings of its run with a seed."""
+        return config_from(self.settings | {"seed": seed, "device": device})
+
+    @property
+    def printed(self) -> paper_tables.Row | None:
+        """The paper's row: accuracy and, in Table 3, time. None where it prints nothing."""
+        if not self.table:
+            return None
+        method = METHODS.get(self.settings["variant"], self.settings["variant"])
+        return next((row for row in paper_tables.TABLES[self.table].rows if row.method == method), None)
+
+
+class Run(NamedTuple):
+    """A cell with one of its seeds: what is run, and what has a result file."""
+
+    cell: Cell
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name}-seed{self.seed}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `python -m sharp_maml_core train`, but for the folder and the device."""
+        given = self.cell.settings | {"seed": self.seed}
+        return [text for name, value in given.items() for text in ("--" + name.replace("_", "-"), _text(value))]
+
+
+def load(path: Path = CELLS) -> list[Cell]:
+    """All cells, in the queue's order. Raises UserError for a file that is damaged or says what nobody understands."""
+    try:
+        text = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path.name} is damaged ({error}): restore it.") from None
+    _known(path.name, text, ("schedule", "group"))
+    schedules = {name: Schedule(name, **_whole(name, given)) for name, given in text.get("schedule", {}).items()}
+    settings: dict[str, dict[str, Any]] = {}
+    cells = [cell for group in text.get("group", []) for cell in _group(group, schedules, settings)]
+    _alone("name of a cell", [cell.name for cell in cells])
+    return cells
+
+
+def runs(cells: list[Cell]) -> list[Run]:
+    """All runs in order: within a group each seed goes through all cells before the next."""
+    return [
+        Run(cell, seed)
+        for _, group in itertools.groupby(cells, lambda cell: cell.group)
+        for members in [list(group)]
+        for seed in dict.fromkeys(seed for cell in members for seed in cell.seeds)
+        for cell in members
+        if seed in cell.seeds
+    ]
+
+
+def wanted(cells: list[Cell], names: list[str], device: str = "auto") -> list[Cell]:
+    """The cells that the names stand for, in order; without names those for the device: a CPU leaves out what takes a
+    GPU. Raises UserError with the nearest names.
+    """
+    if names:
+        kept = {cell.name for name in names for cell in find(cells, name)}
+        return [cell for cell in cells if cell.name in kept]
+    kind = Config(device=device).torch_device.type
+    return [cell for cell in cells if kind != "cpu" or cell.schedule.device == "cpu"]
+
+
+def find(cells: list[Cell], name: str) -> list[Cell]:
+    """The cell, or the cells of the group or schedule, of that name. Raises UserError with the nearest names."""
+    found = [cell for cell in cells if name in (cell.name, cell.group, cell.schedule.name)]
+    if not found:
+        names = dict.fromkeys(text for cell in cells for text in (cell.schedule.name, cell.group, cell.name))
+        raise invalid("cell", name, "a cell, a group or a schedule of cells.toml", _nearest(name, names))
+    return found
+
+
+def find_run(cells: list[Cell], name: str) -> Run:
+    """The run that is called CELL-seedN. Raises UserError with the nearest names."""
+    known = {run.name: run for run in runs(cells)}
+    if name not in known:
+        raise invalid("run", name, "a cell of cells.toml with one of its seeds", _nearest(name, known))
+    return known[name]
+
+
+def _group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[str, dict[str, Any]]) -> Iterator[Cell]:
+    """The cells of a group; `above` has the settings of those before it, and gets its own."""
+    where = f"group {given.get('name', '?')}"
+    _known(where, given, GROUP)
+    for name in ("name", "schedule", "cell"):
+        if name not in given:
+            raise invalid(where, sorted(given), f"a group with a {name}")
+    _one_of(f"schedule of {where}", given["schedule"], schedules)
+    _known(f"settings of {where}", given.get("settings", {}), SETTABLE)
+    if "like" in given:
+        _one_of(f"like of {where}", given["like"], above)
+    shared = above.get(given.get("like", ""), {}) | given.get("settings", {})
+    above[given["name"]] = shared
+    table, figure, seeds = given.get("table", 0), given.get("figure", 0), given.get("seeds", list(SEEDS))
+    if table:
+        _one_of(f"table of {where}", table, paper_tables.TABLES)
+    _alone(f"seed of {where}", seeds)
+    for entry in given["cell"]:
+        _known(f"cell of {where}", entry, IN_A_CELL)
+        for name, values in _grid(entry):
+            cell = Cell(
+                f"{given['name']}-{name}",
+                given["name"],
+                schedules[given["schedule"]],
+                shared | values,
+                tuple(seeds),
+                table,
+                figure,
+            )
+            for seed in seeds:
+                cell.config(seed)  # checks the values
+            yield cell
+
+
+def _grid(entry: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The cells that an entry stands for: their names, and their settings."""
+    given = {name: value for name, value in entry.items() if name != "name"}
+    axes = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        own = [entry["name"]] if "name" in entry else []
+        if "name" not in entry or isinstance(given.get("variant"), list):
+            own.insert(0, point.get("variant", ""))
+        varied = [f"{name}{_text(point[name])}" for name in given if name != "variant" and len(axes[name]) > 1]
+        if "alpha" in point:
+            radius = point.pop("alpha")
+            point |= {"alpha_low": radius, "alpha_up": radius}
+        yield "-".join([*own, *varied]), point
+
+
+def _whole(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    _known(f"schedule {name}", given, ("device", "about"))
+    if set(given) != {"device", "about"}:
+        raise invalid(f"schedule {name}", sorted(given), "a schedule with a device and what it is about")
+    return given
+
+
+def _known(where: str, given: Any, known: Any) -> None:
+    for name in given:
+        if name not in known:
+            raise invalid(where, name, "made of " + ", ".join(known), _nearest(name, known))
+
+
+def _one_of(what: str, given: Any, known: Any) -> None:
+    if given not in known:
+        raise invalid(what, given, "one of " + ", ".join(map(str, known)), _nearest(str(given), map(str, known)))
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _alone(what: str, values: list[Any]) -> None:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise invalid(what, twice, "there once")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

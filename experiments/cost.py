@@ -1,0 +1,75 @@
+"""What a run will take: from runs of the same kind on this device, else from a rough count of its work."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from sharp_maml_core.config import Config, config_from
+from sharp_maml_core.results import device_name
+
+from .cells import Run
+from .store import Store, progress
+
+SIDES = {"miniimagenet": (84, 3), "cifar-fs": (32, 3), "fc100": (32, 3)}  # pixels and channels; others: 28 and 1
+SECONDS_OF_A_GIGA = {"cpu": 0.045, "cuda": 2e-4}  # a billion multiplications and additions; rough, for want of better
+OVERHEAD = {"cpu": 0.01, "cuda": 0.03}  # of an iteration
+START = 10.0  # to import, load and check
+
+
+def seconds(run: Run, store: Store, device: str, measured: list[dict[str, Any]] | None = None) -> float:
+    """The seconds that a run still needs on a device.
+
+    Those of an iteration are taken from its own checkpoint, else from other seeds of its cell on this device, else they
+    are counted roughly, and scaled by what all that was measured on this device took against its count.
+    """
+    config = run.cell.config(run.seed, device)
+    kind = config.torch_device.type
+    name = device_name(config.torch_device)
+    known = [found for found in (store.measured() if measured is None else measured) if found["device"] == name]
+    done, spent = progress(store.folder(run))
+    same = [found["seconds_per_iteration"] for found in known if found["cell"]["name"] == run.cell.name]
+    if done:
+        iteration = spent / done
+    elif same:
+        iteration = statistics.mean(same)
+    else:
+        counted = sum(_rough(config_from(found["config"] | {"device": "auto"}), kind) for found in known)
+        took = sum(found["seconds_per_iteration"] for found in known)
+        iteration = _rough(config, kind) * (took / counted if known else 1)
+    tested = config.eval_tasks + config.val_tasks * ((config.iterations - done) / config.eval_every)
+    return START + iteration * (config.iterations - done + tested * testing(config) / work(config))
+
+
+def _rough(config: Config, kind: str) -> float:
+    return OVERHEAD[kind] + SECONDS_OF_A_GIGA[kind] * work(config)
+
+
+def work(config: Config) -> float:
+    """Billions of multiplications and additions of a meta-iteration, roughly.
+
+    A gradient is three forward passes; a product with a Hessian is two gradients. A step of the inner loop takes a
+    gradient, one more for the lower perturbation, and a product on the way back; the upper one does all of it twice.
+    """
+    support, query = config.n_way * config.k_shot, config.n_way * config.n_query
+    lower = config.variant in ("low", "both", "low-anil", "e-low", "e-low-anil") and config.alpha_low > 0
+    upper = config.variant not in ("maml", "fomaml", "low", "anil", "low-anil", "e-low", "e-low-anil")
+    step = 3 + 3 * lower + (0 if config.variant == "fomaml" else 6)
+    passes = config.n_tasks * (config.inner_steps * step * support + 3 * query)
+    return passes * (2 if upper and config.alpha_up > 0 else 1) * image(config)
+
+
+def testing(config: Config) -> float:
+    """The same for one test task."""
+    steps = config.eval_inner_steps or config.inner_steps
+    return (steps * 3 * config.n_way * config.k_shot + config.n_way * config.n_query) * image(config)
+
+
+def image(config: Config) -> float:
+    """The same for one image, forward through the four layers of Conv4."""
+    side, channels = SIDES.get(config.dataset, (28, 1))
+    total, filters = 0, config.filters
+    for layer in range(4):
+        total += side * side * 9 * filters * (channels if layer == 0 else filters)
+        side //= 2
+    return total / 1e9

@@ -1,0 +1,188 @@
+"""Result files: one for each cell and seed, in book/results; in its folder `partial`, what is known of unfinished runs.
+
+A run's files live in its run folder until it is finished. Then its result.json, with the name of its cell and the
+score of each test task, becomes a file that is whole or not there, under a name that no other run has: it cannot be
+counted twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from sharp_maml_core import rundir
+from sharp_maml_core.errors import UserError, invalid
+from sharp_maml_core.files import write_text
+from sharp_maml_core.published import settings
+from sharp_maml_core.results import device_name, now
+from sharp_maml_core.run import evaluate_run
+
+from .cells import CELLS, Run
+
+RUNS, RESULTS, PARTIAL = Path("runs") / "cells", Path("book") / "results", "partial"
+DONE, BEGUN, MISSING, DAMAGED, OTHER = "done", "begun", "missing", "damaged", "of other settings"
+TRAIN_TASKS = 600
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where runs and results are kept.
+
+    runs     a folder for each run
+    results  a file for each finished run
+    cells    the file that says which runs there are
+    """
+
+    runs: Path = RUNS
+    results: Path = RESULTS
+    cells: Path = CELLS
+
+    def folder(self, run: Run) -> Path:
+        return self.runs / run.name
+
+    def path(self, run: Run) -> Path:
+        return self.results / f"{run.name}.json"
+
+    def partial_path(self, run: Run) -> Path:
+        return self.results / PARTIAL / f"{run.name}.json"
+
+    def state(self, run: Run) -> str:
+        """done, begun (here or, as its partial file says, elsewhere), missing, damaged or of other settings."""
+        if self.path(run).exists():
+            result = _read(self.path(run))
+            if result is None:
+                return DAMAGED
+            return OTHER if differences(run, result) else DONE
+        begun = (self.folder(run) / rundir.CHECKPOINT).exists() or self.partial_path(run).exists()
+        return BEGUN if begun else MISSING
+
+    def measured(self) -> list[dict[str, Any]]:
+        """All results and partial results that can be read: what their runs took."""
+        paths = [*self.results.glob("*.json"), *(self.results / PARTIAL).glob("*.json")]
+        return [found for path in sorted(paths) if (found := _read(path)) is not None and "cell" in found]
+
+
+def collect(run: Run, store: Store, train_tasks: int = TRAIN_TASKS) -> dict[str, Any]:
+    """Make the result file of a finished run, and return what it says.
+
+    Besides result.json it has `cell` (name, group, schedule), `test` (how many of how many questions each test task
+    got right), `validations` (iteration and score), and `train`: the accuracy on `train_tasks` tasks of the training
+    classes, whose gap to the test accuracy is the generalisation error of Section 5.3.
+
+    Raises UserError for a run that is not finished, is damaged, or has other settings than its cell.
+    """
+    folder = store.folder(run)
+    result = rundir.read_result(folder)
+    if result is None:
+        raise invalid("run", run.name, f"finished, and {folder} has no {rundir.RESULT}", "Run it first.")
+    changed = differences(run, result)
+    if changed:
+        raise invalid("run", run.name, f"of its cell's settings ({changed})", f"Move {folder} away and run it again.")
+    result["cell"] = _cell(run)
+    result["test"] = _answers(folder, result)
+    result["validations"] = [
+        [int(row["iteration"]), row["val_score"]]
+        for row in rundir.read_rows(folder / rundir.METRICS)
+        if "val_score" in row
+    ]
+    seen = evaluate_run(folder, n_tasks=train_tasks, split="train", progress=False)
+    result["train"] = {"mean": seen.mean, "interval_95": seen.interval, "tasks": train_tasks}
+    store.results.mkdir(parents=True, exist_ok=True)
+    _write(store.path(run), result)
+    store.partial_path(run).unlink(missing_ok=True)
+    return result
+
+
+def note_partial(run: Run, store: Store, device: str) -> int:
+    """Say in its partial file how far an unfinished run is; returns the iterations that are done."""
+    iterations, seconds = progress(store.folder(run))
+    if iterations:
+        config = run.cell.config(run.seed, device)
+        path = store.partial_path(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figures = {
+            "partial": True,
+            "cell": _cell(run),
+            "seed": run.seed,
+            "iterations": iterations,
+            "of": config.iterations,
+            "seconds": seconds,
+            "seconds_per_iteration": seconds / iterations,
+            "device": device_name(config.torch_device),
+            "noted": now(),
+            "config": config.to_dict(),
+        }
+        _write(path, figures)
+    return iterations
+
+
+def progress(folder: Path) -> tuple[int, float]:
+    """Iterations and seconds of the checkpoint in a run folder; nothing where there is none that can be read."""
+    try:
+        with safe_open(folder / rundir.CHECKPOINT, framework="pt") as file:
+            figures = json.loads(file.metadata()["state"])
+        return figures["iteration"], figures["seconds"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return 0, 0.0
+
+
+def in_use(folder: Path) -> bool:
+    """Whether another process works in a run folder now."""
+    if not (folder / rundir.LOCK).exists():
+        return False
+    with (folder / rundir.LOCK).open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def differences(run: Run, result: dict[str, Any]) -> str:
+    """In what a result's settings differ from its cell's; empty where they do not."""
+    before, now = settings(result), settings({"config": run.cell.config(run.seed).to_dict()})
+    changed = [f"{name} {before[name]!r} is now {now[name]!r}" for name in now if before[name] != now[name]]
+    if result["config"]["seed"] != run.seed:
+        changed.append(f"seed {result['config']['seed']} is now {run.seed}")
+    return ", ".join(changed)
+
+
+def _cell(run: Run) -> dict[str, str]:
+    return {"name": run.cell.name, "group": run.cell.group, "schedule": run.cell.schedule.name}
+
+
+def _answers(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """From each task's share of right answers back to their number."""
+    config = result["config"]
+    questions = config["n_way"] * config["n_query"]
+    with (folder / rundir.SCORES).open() as file:
+        scores = [float(row["best"]) for row in csv.DictReader(file)]
+    correct = [round(score * questions) for score in scores]
+    whole = all(abs(score * questions - count) < 1e-6 for score, count in zip(scores, correct, strict=True))
+    if not whole or len(correct) != result["eval_tasks"]:
+        raise UserError(
+            f"{folder / rundir.SCORES} is not what the run wrote: delete the {rundir.RESULT}, run it again."
+        )
+    return {"questions": questions, "correct": correct}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "config" in found else None
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    """As JSON with a line for each value; the long lists have one line each."""
+    lists = {name: result[name] for name in ("test", "validations") if name in result}
+    text = json.dumps({name: value for name, value in result.items() if name not in lists}, indent=2, allow_nan=False)
+    lines = [f',\n  "{name}": {json.dumps(value, allow_nan=False)}' for name, value in lists.items()]
+    write_text(path, text[:-2] + "".join(lines) + "\n}\n")

@@ -1,0 +1,222 @@
+"""The queue on this machine: the most valuable missing runs that fit into a budget, some at a time.
+
+A run is the command that it is everywhere, in a process of its own: whatever happens to it, its run folder stays whole
+and the queue goes on with another. When the budget ends the trainer is asked to stop, which it does after a
+checkpoint; the next queue goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sharp_maml_core.config import Config
+from sharp_maml_core.interrupts import StopRequest, stop_requests
+
+from .cells import Run
+from .cost import seconds
+from .store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, in_use, note_partial
+
+TRIES = 3
+FAILURES = 3  # in a row, of different runs: then it is the machine
+MEND = 2  # the exit status for what only the user can mend
+LOOK = 0.1
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class _Job:
+    run: Run
+    process: subprocess.Popen[str]
+    tries: int
+    steps: list[list[str]]
+    begun: float = field(default_factory=time.monotonic)
+
+
+class Queue:
+    """Works through runs in their order.
+
+    device    of every run
+    jobs      runs at a time
+    budget    seconds until the trainers are asked to stop; None: as long as it takes
+    say       gets a line for whatever happens
+    """
+
+    def __init__(
+        self,
+        runs: list[Run],
+        store: Store,
+        *,
+        device: str = "auto",
+        jobs: int = 1,
+        budget: float | None = None,
+        say: Callable[[str], None] = lambda line: print(line, flush=True),
+    ) -> None:
+        self._runs, self._store, self._device, self._jobs, self._say = runs, store, device, jobs, say
+        self._end = None if budget is None else time.monotonic() + budget
+        self._working: list[_Job] = []
+        self._left: set[str] = set()  # what is not to be tried again in this session
+        self._failures = 0
+        self.failed: list[str] = []
+        self.done: list[str] = []
+
+    def work(self) -> None:
+        """Until nothing is missing, the budget is spent, or too much fails. Raises KeyboardInterrupt when asked to."""
+        self._check_results()
+        with stop_requests() as stop:
+            while not self._over(stop):
+                self._fill()
+                if not self._working:
+                    break
+                time.sleep(LOOK)
+                self._reap()
+            self._stop_all()
+        if stop:
+            raise KeyboardInterrupt
+
+    def _over(self, stop: StopRequest) -> bool:
+        if self._failures >= FAILURES:
+            self._say(f"{FAILURES} runs in a row failed: the rest is left alone.")
+        return bool(stop) or self._failures >= FAILURES or self._remaining() <= 0
+
+    def _remaining(self) -> float:
+        return float("inf") if self._end is None else self._end - time.monotonic()
+
+    def _check_results(self) -> None:
+        for run in self._runs:
+            state = self._store.state(run)
+            if state in (DAMAGED, OTHER):
+                self._left.add(run.name)
+                self.failed.append(run.name)
+                path = self._store.path(run)
+                self._say(f"{path} is {state}: left as it is. Restore it, or delete it to have the run done again.")
+
+    def _fill(self) -> None:
+        while len(self._working) < self._jobs and (run := self._next()) is not None:
+            self._begin(run)
+
+    def _next(self) -> Run | None:
+        """The first missing run that fits, or else the first one, which is then cut."""
+        missing = []
+        for run in self._runs:
+            if run.name in self._left or any(job.run == run for job in self._working):
+                continue
+            if self._store.state(run) not in (MISSING, BEGUN):
+                continue
+            if in_use(self._store.folder(run)):
+                self._in_use(run)
+                continue
+            missing.append(run)
+            if self._end is None:
+                return run
+        measured = self._store.measured()
+        room = self._remaining()
+        fits = (run for run in missing if seconds(run, self._store, self._device, measured) <= room)
+        return next(fits, missing[0] if missing else None)
+
+    def _in_use(self, run: Run) -> None:
+        self._left.add(run.name)
+        self._say(f"in use   {run.name}: another process works in {self._store.folder(run)}; going on with another run")
+
+    def _begin(self, run: Run, tries: int = 1) -> None:
+        if tries == 1:
+            takes = seconds(run, self._store, self._device)
+            self._say(f"begun    {run.name}: about {takes / 60:.0f} min on {self._device}")
+        steps = commands(run, self._store, self._device)
+        self._working.append(_Job(run, self._process(run, steps[0]), tries, steps[1:]))
+
+    def _process(self, run: Run, command: list[str]) -> subprocess.Popen[str]:
+        self._store.runs.mkdir(parents=True, exist_ok=True)
+        with self._log(run).open("a") as log:
+            # A session of its own: Ctrl-C reaches the queue alone, which then asks once.
+            return subprocess.Popen(
+                [sys.executable, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(self._jobs, self._device),
+                start_new_session=True,
+                text=True,
+            )
+
+    def _log(self, run: Run) -> Path:
+        return self._store.runs / f"{run.name}.log"
+
+    def _reap(self) -> None:
+        for job in [job for job in self._working if job.process.poll() is not None]:
+            if job.process.returncode == 0 and job.steps:
+                job.process = self._process(job.run, job.steps.pop(0))
+                continue
+            self._working.remove(job)
+            if job.process.returncode == 0:
+                self._finished(job)
+            else:
+                self._broken(job)
+
+    def _finished(self, job: _Job) -> None:
+        self._failures = 0
+        self._left.add(job.run.name)
+        self.done.append(job.run.name)
+        self._say(f"done     {job.run.name}: {time.monotonic() - job.begun:.0f} s, {self._store.path(job.run)}")
+
+    def _broken(self, job: _Job) -> None:
+        run, status = job.run, job.process.returncode
+        if status == MEND and in_use(self._store.folder(run)):
+            self._in_use(run)
+            return
+        done = note_partial(run, self._store, self._device)
+        why = _last_line(self._log(run)) if status > 0 else f"killed by {signal.Signals(-status).name}"
+        if status != MEND and job.tries < TRIES:
+            self._say(f"again    {run.name}: {why} It goes on from iteration {done}.")
+            self._begin(run, job.tries + 1)
+            return
+        self._left.add(run.name)
+        self.failed.append(run.name)
+        self._failures += 1
+        self._say(f"failed   {run.name}, kept up to iteration {done}: {why}")
+
+    def _stop_all(self) -> None:
+        for job in self._working:
+            job.process.send_signal(signal.SIGTERM)
+        for job in self._working:
+            job.process.wait()
+        self._working, stopped = [], self._working
+        for job in stopped:
+            if self._store.state(job.run) == DONE:
+                self._finished(job)
+                continue
+            done = note_partial(job.run, self._store, self._device)
+            total = job.run.cell.config(job.run.seed).iterations
+            self._say(f"stopped  {job.run.name}: iteration {done} of {total}; the next time goes on from there")
+
+
+def commands(run: Run, store: Store, device: str) -> list[list[str]]:
+    """What is run for a result, after `python`: the training, which goes on where it stopped, and the collecting."""
+    folder = str(store.folder(run))
+    train = ["-m", "sharp_maml_core", "train", "--quiet", "--run-dir", folder, "--device", device, *run.arguments]
+    places = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
+    return [train, ["-m", "experiments", "collect", run.name, *places]]
+
+
+def environment(jobs: int, device: str) -> dict[str, str]:
+    """On a CPU the runs share the cores, a thread each where there are as many."""
+    own = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    if Config(device=device).torch_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        own["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
+    return os.environ | own
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "nothing was said."

@@ -1,0 +1,127 @@
+"""What the paper's claims rest on: the curves over the radii, equal compute, the generalisation error and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .config import OTHERS
+from .paired import Difference, compare
+from .published import Ours, Result, Setting, average, candidates, chosen, interval, settings
+
+RADII = ("alpha_low", "alpha_up")
+WITHOUT_LOWER = ("up", *OTHERS)
+FREE_OF_RADII = ("variant", *RADII, "iterations")
+
+
+class Point(NamedTuple):
+    """A point of a curve of Figure 2 or 3: the radius, our figure, and its difference to MAML where that was run."""
+
+    alpha: float
+    ours: Ours
+    to_maml: Difference | None
+
+
+class EqualCompute(NamedTuple):
+    """A variant at T iterations against MAML at T and at 2 T, of which the better on validation counts (Section 5.1).
+
+    baseline_iterations  of MAML, of the one that counts
+    seconds              of training: the variant's mean over MAML's; machines may differ
+    difference           the variant less MAML
+    """
+
+    ours: Ours
+    baseline: Ours
+    baseline_iterations: int
+    seconds: float
+    difference: Difference
+
+
+class Gap(NamedTuple):
+    """The generalisation error: accuracy on tasks of training classes less that on tasks of test classes.
+
+    In percentage points, with the half-width of the 95% interval over seeds.
+    """
+
+    mean: float
+    interval: float
+    seeds: tuple[int, ...]
+
+
+def alpha_curve(results: Sequence[Result], setting: Setting) -> list[Point]:
+    """Accuracy against the radius, everything else as where the setting was best on validation; by radius.
+
+    Where both radii count they are tied, as in the paper. Empty where nothing was run.
+    """
+    best = chosen(results, setting)
+    if not best:
+        return []
+    free = {*RADII}
+    same = [runs for runs in candidates(results, setting) if _same(runs, best, free)]
+    maml = [runs for runs in _maml(results, setting, best) if runs[0]["iterations"] == best[0]["iterations"]]
+    name = "alpha_up" if best[0]["config"]["variant"] in WITHOUT_LOWER else "alpha_low"
+    points = [
+        Point(settings(runs[0])[name], average(runs), compare(runs, maml[0]) if maml and _meet(runs, maml[0]) else None)
+        for runs in same
+    ]
+    return sorted(points, key=lambda point: point.alpha)
+
+
+def equal_compute(results: Sequence[Result], setting: Setting) -> EqualCompute | None:
+    """A variant against MAML as the paper compares them; None until MAML was run at both lengths with its seeds."""
+    runs = chosen(results, setting)
+    if not runs:
+        return None
+    once = runs[0]["iterations"]
+    lengths = {found[0]["iterations"]: found for found in _maml(results, setting, runs)}
+    if once not in lengths or 2 * once not in lengths:
+        return None
+    baselines = [found for found in (lengths[once], lengths[2 * once]) if _meet(runs, found)]
+    if len(baselines) < 2:
+        return None
+    shared = set.intersection(*({run["seed"] for run in found} for found in (runs, *baselines)))
+    kept = [[run for run in found if run["seed"] in shared] for found in baselines]
+    better = max(kept, key=lambda found: sum(run["validation"] for run in found))
+    mine = [run for run in runs if run["seed"] in shared]
+    took = [sum(run["seconds"] for run in found) / len(found) for found in (mine, better)]
+    return EqualCompute(
+        average(mine), average(better), better[0]["iterations"], took[0] / took[1], compare(mine, better)
+    )
+
+
+def generalization_error(runs: Sequence[Result]) -> Gap | None:
+    """Section 5.3's generalisation error as a gap of accuracies; None where a run was not tested on training classes.
+
+    The paper does not define its own: this reading fits its numbers (`theory.errata.tables`).
+    """
+    if not runs or any("train" not in run for run in runs):
+        return None
+    gaps = [100 * (run["train"]["mean"] - run["best"]["mean"]) for run in runs]
+    return Gap(sum(gaps) / len(gaps), interval(gaps), tuple(run["seed"] for run in runs))
+
+
+def time_ratio(results: Sequence[Result], setting: Setting) -> Gap | None:
+    """Table 3's time: seconds of an iteration in multiples of MAML's, by seeds run on one device; None without such."""
+    runs, maml = chosen(results, setting), chosen(results, setting._replace(method="maml"))
+    seconds = {(run["seed"], run["device"], run.get("threads")): run["seconds_per_iteration"] for run in maml}
+    pairs = [(run, seconds.get((run["seed"], run["device"], run.get("threads")))) for run in runs]
+    ratios = {run["seed"]: run["seconds_per_iteration"] / base for run, base in pairs if base}
+    if not ratios:
+        return None
+    values = list(ratios.values())
+    return Gap(sum(values) / len(values), interval(values), tuple(ratios))
+
+
+def _maml(results: Sequence[Result], setting: Setting, like: list[Result]) -> list[list[Result]]:
+    """MAML's candidates with the settings of `like` but for radii and iterations."""
+    found = candidates(results, setting._replace(method="maml"))
+    return [runs for runs in found if _same(runs, like, {*FREE_OF_RADII})]
+
+
+def _same(runs: list[Result], like: list[Result], free: set[str]) -> bool:
+    mine, theirs = settings(runs[0]), settings(like[0])
+    return all(mine[name] == theirs[name] for name in mine if name not in free) and runs[0]["data"] == like[0]["data"]
+
+
+def _meet(first: list[Result], second: list[Result]) -> bool:
+    return not {run["seed"] for run in first}.isdisjoint(run["seed"] for run in second)

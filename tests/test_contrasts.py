@@ -1,0 +1,110 @@
+"""The contrasts find their runs, and say nothing where these are not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sharp_maml_core import Config, contrasts
+from sharp_maml_core.published import Result, Setting
+
+SETTING = Setting("glyphs", 5, 1, "both", "short")
+
+
+def runs(variant: str, accuracy: float, seeds: int = 3, **settings: Any) -> list[Result]:
+    """Of the accuracy, a percent more with each seed; validation is the same."""
+    found = []
+    for seed in range(seeds):
+        config = Config(variant=variant, seed=seed, eval_tasks=4, n_query=4, **settings)
+        correct = round(20 * accuracy) + seed
+        found.append(
+            {
+                "seed": seed,
+                "config": config.to_dict(),
+                "cell": {"name": "c", "group": "g", "schedule": "short"},
+                "data": {"train": "a", "test": "b"},
+                "best": {"mean": correct / 20},
+                "validation": correct / 20,
+                "train": {"mean": 0.9},
+                "test": {"questions": 20, "correct": [correct] * 4},
+                "eval_tasks": 4,
+                "iterations": config.iterations,
+                "seconds": config.iterations * (2.0 if variant == "both" else 1.0),
+                "seconds_per_iteration": 2.0 + seed if variant == "both" else 1.0,
+                "device": "CPU",
+                "command": "",
+            }
+        )
+    return found
+
+
+def both(accuracy: float, alpha: float, **settings: Any) -> list[Result]:
+    return runs("both", accuracy, alpha_low=alpha, alpha_up=alpha, **settings)
+
+
+def test_the_alpha_curve_holds_all_else_fixed() -> None:
+    results = [
+        *both(0.5, 0.005),
+        *both(0.6, 0.0005),
+        *both(0.4, 0.05),
+        *both(0.3, 0.05, inner_lr=0.5),
+        *runs("maml", 0.45),
+        *runs("maml", 0.7, iterations=2000),
+    ]
+    curve = contrasts.alpha_curve(results, SETTING)
+    assert [point.alpha for point in curve] == [0.0005, 0.005, 0.05]
+    assert [point.ours.mean for point in curve] == pytest.approx([65, 55, 45])
+    assert [point.to_maml.mean for point in curve if point.to_maml] == pytest.approx([15, 5, -5])
+    assert contrasts.alpha_curve(results, SETTING._replace(method="up")) == []
+    assert contrasts.alpha_curve(results, SETTING._replace(schedule="paper")) == []
+
+
+def test_the_radius_of_a_curve_is_the_one_that_the_variant_uses() -> None:
+    up = runs("up", 0.5, alpha_low=0.0, alpha_up=0.05)
+    assert [point.alpha for point in contrasts.alpha_curve(up, SETTING._replace(method="up"))] == [0.05]
+    low = runs("low", 0.5, alpha_low=0.05, alpha_up=0.0)
+    assert [point.alpha for point in contrasts.alpha_curve(low, SETTING._replace(method="low"))] == [0.05]
+
+
+@pytest.mark.parametrize(("longer", "iterations"), [(0.6, 2000), (0.4, 1000)])
+def test_equal_compute_takes_the_better_of_both_lengths(longer: float, iterations: int) -> None:
+    once, twice = runs("maml", 0.5), runs("maml", longer, iterations=2000)
+    found = contrasts.equal_compute([*both(0.7, 0.005), *once, *twice], SETTING)
+    assert found is not None
+    assert found.baseline_iterations == iterations
+    assert found.difference.mean == pytest.approx(100 * (0.7 - max(0.5, longer)))
+    assert found.seconds == pytest.approx(2000 / iterations)
+
+
+def test_equal_compute_waits_for_both_lengths_and_their_settings() -> None:
+    once = runs("maml", 0.5)
+    for longer in ([], runs("maml", 0.6, iterations=3000), runs("maml", 0.6, iterations=2000, inner_lr=0.5)):
+        assert contrasts.equal_compute([*both(0.7, 0.005), *once, *longer], SETTING) is None
+
+
+def test_equal_compute_keeps_to_common_seeds() -> None:
+    results = [*both(0.7, 0.005), *runs("maml", 0.5), *runs("maml", 0.6, seeds=2, iterations=2000)]
+    found = contrasts.equal_compute(results, SETTING)
+    assert found is not None
+    assert found.ours.seeds == found.baseline.seeds == found.difference.seeds == (0, 1)
+
+
+def test_the_generalisation_error_is_the_gap() -> None:
+    found = contrasts.generalization_error(runs("maml", 0.5))
+    assert found is not None
+    assert found.mean == pytest.approx(90 - 55)
+    assert found.interval == pytest.approx(4.302652729911275 * 5 / 3**0.5)  # Student's t of 2 degrees of freedom
+    old = [{name: value for name, value in run.items() if name != "train"} for run in runs("maml", 0.5)]
+    assert contrasts.generalization_error(old) is None
+    assert contrasts.generalization_error([]) is None
+
+
+def test_time_is_compared_on_one_device() -> None:
+    maml = runs("maml", 0.5)
+    found = contrasts.time_ratio([*both(0.5, 0.005), *maml], SETTING)
+    assert found is not None
+    assert found.mean == pytest.approx(3)
+    assert found.seeds == (0, 1, 2)
+    elsewhere = [run | {"device": "GPU"} for run in maml]
+    assert contrasts.time_ratio([*both(0.5, 0.005), *elsewhere], SETTING) is None

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .derivatives import Pullback, gradient, value_and_gradients, vjp
 from .params import Params, add_scaled
-from .sharpness import adaptive_perturbation, most_sensitive, on_random_weights, perturbation
+from .sharpness import adaptive_perturbation, is_off, most_sensitive, on_random_weights, perturbation
 
 Direction = Callable[[Params, Params], Params]
 """(phi, context) -> the gradient that an inner step descends."""
@@ -39,7 +39,7 @@ class InnerRule:
 
     inner_lr: float
     steps: int
-    alpha_low: float = 0.0
+    alpha_low: float | Tensor = 0.0
     adaptive: bool = False  # ASAM's ball instead of SAM's
     through: bool = False  # differentiate through eps, as the released code does; the paper's Eq. 10 does not
     first_order: bool = False  # FOMAML: take inner gradients for constants
@@ -141,7 +141,7 @@ def _inner_gradient(
             eps = perturbation(steepest, rule.alpha_low)
         return eps if mask is None else on_random_weights(eps, mask, rule.weight_fraction)
 
-    if rule.alpha_low == 0:
+    if is_off(rule.alpha_low):
         return descent, None
     constant = look is not None or not rule.through  # a perturbation that is used again is a number, not a function
     if look is None:

@@ -5,6 +5,7 @@ The command line, the notebook's guard and the documentation are generated from 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
@@ -232,6 +233,13 @@ class Config:
         """A copy with some fields changed, checked like a new one."""
         check_names(changes, FIELDS)
         return dataclasses.replace(self, **changes)
+
+    def with_radii(self, radii: dict[str, torch.Tensor]) -> Config:
+        """A copy with tensors for `alpha_low`, `alpha_up` or both, over which `vmap` maps; they are not checked."""
+        changed = copy.copy(self)
+        for name, value in radii.items():
+            object.__setattr__(changed, name, value)
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -192,13 +192,21 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
 
 
 def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
-    """The state to go on from, or None for a run that has none yet.
+    """The state to go on from, or None for a run that has none yet; metrics beyond it are cut off.
 
     Raises UserError for a damaged checkpoint, and for one that was trained on other data than `data`.
     """
+    state = read_state(folder, data, device)
+    rows = _cut_rows(folder / METRICS, state.iteration if state else 0)
+    if state is not None:
+        state.rows = rows
+    return state
+
+
+def read_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
+    """What `load_state` gives, without rows; nothing is written."""
     path = folder / CHECKPOINT
     if not path.exists():
-        _cut_rows(folder / METRICS, 0)
         return None
     try:
         with safe_open(path, framework="pt") as file:
@@ -226,7 +234,7 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
     def group(key: str) -> Params:
         return {name: tensors[f"{key}/{name}"].to(device) for name in names}
 
-    state = TrainState(
+    return TrainState(
         params=group("params"),
         best=group("best"),
         moments={name: moments(name) for name in names},
@@ -240,8 +248,6 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
             for i, (iteration, score) in enumerate(figures.get("leaders", []))  # none before there were ensembles
         ],
     )
-    state.rows = _cut_rows(folder / METRICS, state.iteration)
-    return state
 
 
 def read_rows(path: Path) -> list[Row]:

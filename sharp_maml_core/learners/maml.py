@@ -20,6 +20,7 @@ from ..errors import invalid
 from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
 from ..network import FEATURES, HEAD, Network
 from ..params import Params, select
+from ..sharpness import is_off
 from .common import kept_graphs, mean_over_tasks, precision_of, task_metrics
 from .learner import Learner, Loss
 
@@ -221,7 +222,7 @@ def _per_sample(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _random_weights(rule: InnerRule, fast: Params, n_tasks: int, generator: torch.Generator | None) -> Params:
     """SWP's masks [T, S, ...] for all tasks and steps at once; none where SWP is off."""
-    if rule.weight_fraction == 1 or rule.alpha_low == 0:
+    if rule.weight_fraction == 1 or is_off(rule.alpha_low):
         return {}
     generator = generator or torch.Generator().manual_seed(0)
     return {

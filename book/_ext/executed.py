@@ -42,9 +42,15 @@ class Shown(NamedTuple):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Expand the directive before the page is parsed, so that a notebook's headings are the page's."""
     app.add_config_value("executed_notebooks", {}, "env", dict)
+    app.connect("config-inited", leave_figures_unnumbered, priority=900)
     app.connect("env-before-read-docs", run_side_by_side)
     app.connect("source-read", expand)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def leave_figures_unnumbered(app: Sphinx, config: Any) -> None:
+    """Figure 4 is the paper's. Jupyter Book's extension for LaTeX numbers them whatever the setting says."""
+    config.numfig = False
 
 
 def run_side_by_side(app: Sphinx, env: Any, pages: list[str]) -> None:
@@ -87,7 +93,7 @@ def _shown(app: Sphinx, page: str, name: str) -> Shown:
 def _how_it_was_made(app: Sphinx, shown: Shown) -> str:
     """A line of links, and the command."""
     written = shown.folder / f"{shown.name}-executed.ipynb"
-    nbformat.write(_as_a_reader_has_it(shown.notebook), written)
+    _put(written, nbformat.writes(_as_a_reader_has_it(shown.notebook)).encode())
     links = [
         f"{{download}}`The notebook </notebooks/{shown.name}.ipynb>`",
         f"{{download}}`as executed here </.executed/{written.name}>`",
@@ -143,7 +149,7 @@ def _outputs(shown: Shown, cell: nbformat.NotebookNode, heading: str) -> Iterato
 
 
 def _figure(shown: Shown, cell: nbformat.NotebookNode, name: str, data: Any, heading: str) -> str:
-    (shown.folder / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
+    _put(shown.folder / f"{name}.png", base64.b64decode(data["image/png"]))
     axes = data["application/json"]["axes"]
     against = {f"{_plain(one['y'])} against {_plain(one['x'])}" for one in axes if one["x"] and one["y"]}
     alt = "; ".join([_plain(heading) or shown.name, *sorted(against)])
@@ -166,10 +172,16 @@ def _stamp(shown: Shown, cell: nbformat.NotebookNode, name: str, data: Any) -> s
     if stored:
         return stamps.of_results(shown.folder.parent / "results", stored)
     numbers = shown.folder / f"{name}.json"
-    numbers.write_text(json.dumps(data["application/json"], separators=(",", ":")) + "\n", encoding="utf-8")
+    _put(numbers, json.dumps(data["application/json"], separators=(",", ":")).encode() + b"\n")
     notes = shown.notebook.metadata[execution.NOTES]
     command = execution.command(shown.name, shown.parameters)
     return stamps.of_cell(command, cell.id, notes) + f" {{download}}`Its numbers </.executed/{numbers.name}>`."
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Only what is new: a page is made again when a file of it is younger, and two pages may show one notebook."""
+    if not path.exists() or path.read_bytes() != content:
+        path.write_bytes(content)
 
 
 def _plain(text: str) -> str:

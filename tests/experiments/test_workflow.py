@@ -17,16 +17,14 @@ from sharp_maml_core import published
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 
 
-def snakemake(
-    folder: Path, store: Store, names: str, *options: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def snakemake(folder: Path, store: Store, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     places = [f"runs={store.runs}", f"results={store.results}", f"cells={store.cells}"]
     profile = "slurm" if "SLURM_CONF" in environment else "local"
     return subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "-s", str(ROOT / "experiments" / "Snakefile"), *options),
             *("--profile", str(ROOT / "experiments" / "profiles" / profile)),
-            *("--config", f"names={names}", "device=cpu", *places),
+            *("--config", "names=g-maml", "device=cpu", *places),
         ],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,

@@ -72,8 +72,8 @@ def collect(run: Run, store: Store) -> dict[str, Any]:
     """Make the result file of a finished run, and return what it says.
 
     Besides result.json it has `cell` (name, group, schedule), `test` (how many of how many questions each test task
-    got right), `validations` (iteration and score), and `train`: the accuracy on up to 600 tasks of the training classes,
-    whose gap to the test accuracy is the generalisation error of Section 5.3.
+    got right), `validations` (iteration and score), and `train`: the accuracy on up to 600 tasks of the training
+    classes, whose gap to the test accuracy is the generalisation error of Section 5.3.
 
     Raises UserError for a run that is not finished, is damaged, or has other settings than its cell.
     """

@@ -60,16 +60,15 @@ lint: $(STAMP) ## format and types only
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
-# From scratch, so that nothing stale stays. -W: a warning fails it; -n: so does a reference to nowhere.
+# -W: a warning fails it; -n: so does a reference to nowhere. What is stale is found by book/_ext/fresh.py.
 book: $(STAMP) ## the book, in book/_build/html
-	@rm -rf book/_build
 	$(BIN)/jupyter-book build -W -n --keep-going book
 
 bench: $(STAMP) ## time and memory
 	$(BIN)/python -m benchmarks.speed
 
 clean: ## away with what was built; runs/ and .venv stay
-	rm -rf book/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf book/_build book/.executed build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp comes last: an installation that was interrupted is done again.

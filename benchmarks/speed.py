@@ -28,9 +28,10 @@ from tqdm import tqdm
 from sharp_maml_core import Config, Conv4, Episode, build_learner
 from sharp_maml_core.files import write_json, write_text
 from sharp_maml_core.memory import keep_freed_memory
+from sharp_maml_core.outer import OuterStep
 from sharp_maml_core.params import Params, dot, norm
 from sharp_maml_core.results import device_name, provenance
-from sharp_maml_core.train import _Adam, fresh_state
+from sharp_maml_core.train import fresh_state
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = ("maml", "fomaml", "low", "up", "both", "anil", "low-anil", "e-low", "e-low-anil")
@@ -96,12 +97,12 @@ def ours(shape: Shape, variant: str, device: str, **settings: Any) -> Callable[[
     learner = build_learner(config, Conv4(shape.image, shape.n_way))
     episode = episode_of(shape, device)
     state = fresh_state(learner, config)
-    outer = _Adam(state, config.outer_lr)
+    outer = OuterStep(config.outer_optimizer, state.params, state.moments)
     generator = torch.Generator().manual_seed(0)
 
     def iteration() -> None:
-        grads, _ = learner.gradient(state.params, episode, generator)
-        outer.step(grads)
+        grads, _ = learner.gradient(outer.params, episode, generator)
+        outer(grads, config.outer_lr)
         if device != "cpu":
             torch.cuda.synchronize()
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from .derivatives import Pullback, gradient, value_and_gradients, vjp
 from .params import Params, add_scaled
-from .sharpness import adaptive_perturbation, most_sensitive, on_random_weights, perturbation
+from .sharpness import adaptive_perturbation, is_off, most_sensitive, on_random_weights, perturbation
 
 Direction = Callable[[Params, Params], Params]
 """(phi, context) -> the gradient that an inner step descends."""
@@ -39,7 +39,7 @@ class InnerRule:
 
     inner_lr: float
     steps: int
-    alpha_low: float = 0.0
+    alpha_low: float | Tensor = 0.0
     adaptive: bool = False  # ASAM's ball instead of SAM's
     through: bool = False  # differentiate through eps, as the released code does; the paper's Eq. 10 does not
     first_order: bool = False  # FOMAML: take inner gradients for constants
@@ -65,17 +65,17 @@ class Problem(NamedTuple):
     """
 
     support_loss: Callable[..., Tensor]  # (fast, context) or (fast, context, samples) -> mean loss
-    support_losses: Callable[[Params, Params], Tensor]  # (fast, context) -> loss per sample [n]
-    query_loss: Callable[[Params, Params], tuple[Tensor, Tensor]]  # (fast, context) -> mean loss, outputs
+    support_losses: Callable[[Params, Params], Tensor] | None  # (fast, context) -> loss per sample [n]; for ESAM only
+    query_loss: Callable[[Params, Params], tuple[Tensor, Any]]  # (fast, context) -> mean loss, outputs (or a tree)
 
 
 class Outcome(NamedTuple):
-    """What one task says: derivatives of its query loss, the loss, the model's query outputs, and where it looked."""
+    """What one task says: derivatives of its query loss, the loss, what came beside it, and where it looked."""
 
     fast_gradient: Params
     context_gradient: Params
     query_loss: Tensor
-    outputs: Tensor
+    outputs: Any
     looks: list[Look]
 
 
@@ -141,7 +141,7 @@ def _inner_gradient(
             eps = perturbation(steepest, rule.alpha_low)
         return eps if mask is None else on_random_weights(eps, mask, rule.weight_fraction)
 
-    if rule.alpha_low == 0:
+    if is_off(rule.alpha_low):
         return descent, None
     constant = look is not None or not rule.through  # a perturbation that is used again is a number, not a function
     if look is None:
@@ -158,5 +158,6 @@ def _inner_gradient(
 def _selected(rule: InnerRule, problem: Problem, phi: Params, eps: Params, context: Params) -> tuple[Tensor, ...]:
     if rule.sample_fraction == 1:
         return ()
+    assert problem.support_losses is not None
     increase = problem.support_losses(add_scaled(phi, eps, 1.0), context) - problem.support_losses(phi, context)
     return (most_sensitive(increase, rule.sample_fraction),)

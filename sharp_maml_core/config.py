@@ -5,6 +5,7 @@ The command line, the notebook's guard and the documentation are generated from 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ OTHERS = ("matching", "reptile", "imaml", "cavia", "llama", "bmaml", "maml++", "
 VARIANTS = FAMILY + OTHERS
 """The paper's own methods, which take from the radii what their names say, and the systems it compares with, which
 `alpha_up` sharpens where it is given."""
+SINGLE_LEVEL = ("erm", "sam")
+"""Those that are trained on the classes of the whole split at once, and not on tasks."""
 
 PAPERS_RADIUS, SAMS_RADIUS = 5e-4, 0.05
 
@@ -27,6 +30,7 @@ SEED = Allowed("at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
 NOT_EMPTY = Allowed("a name or a path", lambda value: bool(value))
 ANYTHING = Allowed("any text", lambda value: True)
 EITHER = Allowed("true or false", lambda value: True)
+SHARE = Allowed("at least 0 and at most 1", lambda value: 0 <= value <= 1)
 
 
 def setting(default: Any, help: str, allowed: Allowed, source: str = "") -> Any:
@@ -87,6 +91,72 @@ class Config:
     )
     esam_weights: float = setting(0.5, "e-low: share of weights that is perturbed, xi", between(0, 1), "Du et al. 2022")
     esam_samples: float = setting(0.5, "e-low: share of samples that is used, mu", between(0, 1), "Du et al. 2022")
+
+    # The other systems
+    matching_scale: float = setting(
+        10.0, "matching: what the scale of the cosines starts from", ABOVE_ZERO, "Gidaris and Komodakis 2018"
+    )
+    reptile_optimizer: str = setting(
+        "adam", "reptile: what takes the inner steps; adam: with beta1 = 0", one_of("adam", "sgd"), "Nichol et al. 2018"
+    )
+    reptile_batch: int = setting(
+        10,
+        "reptile: images of a mini-batch of an inner step, of support and query; 0: all",
+        at_least(0),
+        "Nichol et al.",
+    )
+    imaml_lambda: float = setting(
+        2.0,
+        "imaml: strength of the pull to the meta-parameters, lambda",
+        ABOVE_ZERO,
+        "Rajeswaran et al. 2019: Omniglot",
+    )
+    imaml_cg_steps: int = setting(
+        5,
+        "imaml: steps of conjugate gradients, one product with the Hessian each",
+        at_least(1),
+        "Rajeswaran et al. 2019",
+    )
+    imaml_damping: float = setting(
+        0.0, "imaml: added to the diagonal of I + H / lambda", at_least(0), "0: the equation; released code: 1"
+    )
+    cavia_context: int = setting(
+        100, "cavia: context parameters, the numbers that a task adapts", at_least(0), "Zintgraf et al. 2019"
+    )
+    llama_eta: float = setting(
+        1e-6, "llama: factor of the log-determinant beside the mean query loss, eta", at_least(0), "Grant et al. 2018"
+    )
+    llama_damping: float = setting(
+        1e-3, "llama: tau; its square root is added to the diagonal of each Kronecker factor", ABOVE_ZERO
+    )
+    bmaml_particles: int = setting(5, "bmaml: number of particles, M", at_least(1), "Yoon et al. 2018")
+    bmaml_chaser_steps: int = setting(
+        1, "bmaml: steps on support and query set by which the leader is ahead, s", at_least(1), "Yoon et al. 2018"
+    )
+    mamlpp_multi_step: float = setting(
+        0.1,
+        "maml++: share of the iterations over which the loss moves from after every inner step to after the last",
+        SHARE,
+        "Antoniou et al. 2019, released code: 10 of 100 epochs",
+    )
+    mamlpp_first_order: float = setting(
+        0.3,
+        "maml++: share of the iterations, the first ones, without second derivatives",
+        SHARE,
+        "Antoniou et al. 2019: the first 50 epochs; their released settings: none",
+    )
+    mamlpp_step_norms: bool = setting(
+        True,
+        "maml++: scales and shifts of norm layers of each inner step's own, which no inner step adapts",
+        EITHER,
+        "Antoniou et al. 2019",
+    )
+    mamlpp_ensemble: int = setting(
+        5,
+        "maml++: how many of the best on validation are tested as an ensemble too",
+        at_least(1),
+        "Antoniou et al. 2019",
+    )
 
     # The tasks
     dataset: str = setting(
@@ -163,6 +233,13 @@ class Config:
         """A copy with some fields changed, checked like a new one."""
         check_names(changes, FIELDS)
         return dataclasses.replace(self, **changes)
+
+    def with_radii(self, radii: dict[str, torch.Tensor]) -> Config:
+        """A copy with tensors for `alpha_low`, `alpha_up` or both, over which `vmap` maps; they are not checked."""
+        changed = copy.copy(self)
+        for name, value in radii.items():
+            object.__setattr__(changed, name, value)
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree  # what torch.func itself is built on; there is no public name for it yet
 
 from .params import Params
 
@@ -30,9 +31,26 @@ def gradient(function: Callable[..., Tensor], x: Params, *rest: Any) -> Params:
         return _back(function(x, *rest), (x,), live)[0]
 
 
+def gradient_and_beside(
+    function: Callable[..., tuple[Tensor, Any]], x: Params, *rest: Any
+) -> tuple[Params, tuple[Tensor, Any]]:
+    """The gradient by x of a scalar, and (the scalar, what `function` returns beside it, a tree of tensors).
+
+    function(x, *rest) is called once; `rest` are constants here, as for `gradient`.
+    """
+    if _transforming():
+        return torch.func.grad_and_value(function, has_aux=True)(x, *rest)
+    live = _live(x, *(value for value in rest if isinstance(value, dict)))
+    with torch.enable_grad():
+        (x,) = _leaves(x)
+        value, beside = function(x, *rest)
+        (found,) = _back(value, (x,), live)
+    return found, (value, beside) if live else _without_graph((value, beside))
+
+
 def value_and_gradients(
-    function: Callable[..., tuple[Tensor, Tensor]], *arguments: Params
-) -> tuple[Gradients, tuple[Tensor, Tensor]]:
+    function: Callable[..., tuple[Tensor, Any]], *arguments: Params
+) -> tuple[Gradients, tuple[Tensor, Any]]:
     """The gradients of a scalar by each of its arguments, and (the scalar, what `function` returns beside it)."""
     if _transforming():
         argnums = tuple(range(len(arguments)))
@@ -42,7 +60,7 @@ def value_and_gradients(
         arguments = _leaves(*arguments)
         value, beside = function(*arguments)
         gradients = _back(value, arguments, live)
-    return gradients, (value, beside) if live else (value.detach(), beside.detach())
+    return gradients, (value, beside) if live else _without_graph((value, beside))
 
 
 def vjp(function: Callable[..., Params], *arguments: Params) -> tuple[Params, Pullback]:
@@ -69,6 +87,10 @@ def vjp(function: Callable[..., Params], *arguments: Params) -> tuple[Params, Pu
 def _transforming() -> bool:
     # What autograd.Function itself asks; torch.func has no public name for it.
     return torch._C._are_functorch_transforms_active()
+
+
+def _without_graph(tree: Any) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.detach(), tree)
 
 
 def _live(*arguments: Params) -> bool:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from . import distributed
 from .config import Config
 from .data.episodes import sample_episodes
 from .data.split import ImageSplit, Split
 from .episode import Episode
-from .learners import Learner
+from .learners.learner import Tested
 from .meta import map_tasks, task_map
 from .params import Params
 
@@ -49,7 +51,7 @@ class Evaluation:
 
 
 def evaluate(
-    learner: Learner,
+    learner: Tested,
     params: Params,
     split: Split,
     config: Config,
@@ -75,12 +77,17 @@ def evaluate(
             return (outputs.argmax(-1) == task.query_y).to(torch.float64).mean()
         return F.mse_loss(outputs, task.query_y).to(torch.float64)
 
+    def score(episode: Episode, mine: slice) -> Tensor:
+        how = task_map(config.task_map, episode)
+        tasks = Episode(*(value[mine] for value in episode))
+        return map_tasks(one_task, (tasks,), how, config.task_chunk or None)
+
     scores = []
     bar = tqdm(
         total=n_tasks,
         desc=f"testing on {split.name}",
         unit="task",
-        disable=not progress,
+        disable=not (progress and distributed.first()),
         leave=False,
         mininterval=BAR_SECONDS,
     )
@@ -95,8 +102,7 @@ def evaluate(
                 generator=generator,
                 dtype=config.torch_dtype,
             )
-            how = task_map(config.task_map, episode)
-            scores.append(map_tasks(one_task, (episode,), how, config.task_chunk or None).cpu())
+            scores.append(distributed.gather(partial(score, episode), episode.n_tasks))
             bar.set_postfix({metric: f"{float(torch.cat(scores).mean()):.3f}"}, refresh=False)
             bar.update(episode.n_tasks)
     return Evaluation(torch.cat(scores), metric)

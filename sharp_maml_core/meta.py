@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree  # what torch.func itself is built on; there is no public name for it yet
 
+from . import distributed
 from .episode import Episode
 from .params import Params, add_scaled
-from .sharpness import adaptive_perturbation, perturbation
+from .sharpness import adaptive_perturbation, is_off, perturbation
 
 Metrics = dict[str, Tensor]
 """Scalars of a batch of tasks: `query_loss`, for classes `query_accuracy`, after `sharpen` also `perturbed_loss`."""
 
 
 class MetaGradient(NamedTuple):
-    """Gradient of the mean over tasks, what to report, and what the second pass of `sharpen` may use again."""
+    """Gradient of the mean over tasks, what to report, and what the second pass of `sharpen` may use again.
+
+    Where the tasks are split over processes, `looks` are those of this process's tasks.
+    """
 
     grads: Params
     metrics: Metrics
@@ -41,7 +45,10 @@ def map_tasks(function: Callable[..., Any], arguments: tuple[Any, ...], how: str
 
     vmap is always the outermost transform. The other way round, grad of vmap, PyTorch's fused batch norm gives a
     meta-gradient that is wrong by 1e-2 without a word.
+
+    In a gradient pass that is split over processes (`over_processes`), arguments and result are of this one's tasks.
     """
+    arguments = distributed.mine(arguments)
     if how == "vmap":
         return torch.func.vmap(function, chunk_size=chunk, randomness="same")(*arguments)
     n_tasks = len(pytree.tree_leaves(arguments)[0])
@@ -60,13 +67,37 @@ def task_map(setting: str, episode: Episode) -> str:
     return setting
 
 
-def sharpen(gradient: GradientPass, alpha_up: float, *, adaptive: bool = False, reuse: bool = True) -> GradientPass:
+def over_processes(gradient: GradientPass) -> GradientPass:
+    """The pass, its tasks split over the processes of the run (`distributed`), its results averaged over all of them.
+
+    Within it `map_tasks` takes this process's tasks only; what the pass does before that, its random draws above all,
+    every process does for all tasks. The mean of such a share weighs as many tasks as it has. A pass that does not map
+    its tasks is the same in every process, and so is the mean of it.
+    """
+
+    def split(
+        params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
+    ) -> MetaGradient:
+        if distributed.size() == 1:
+            return gradient(params, episode, looks, generator)
+        with distributed.splitting(episode.n_tasks):
+            grads, metrics, looked = gradient(params, episode, looks, generator)
+        grads, metrics = distributed.mean((grads, metrics), episode.n_tasks)
+        return MetaGradient(grads, metrics, looked)
+
+    return split
+
+
+def sharpen(
+    gradient: GradientPass, alpha_up: float | Tensor, *, adaptive: bool = False, reuse: bool = True
+) -> GradientPass:
     """SAM around any meta-gradient h (Eq. 13-15, 20-21): evaluate it at theta + alpha_up * h / ||h||, same tasks.
 
     reuse  keep the first pass's lower perturbations in the second, as Eq. 14 does; False computes them anew at
            theta + epsilon, as the released code does
     """
-    if alpha_up == 0:
+    gradient = over_processes(gradient)
+    if is_off(alpha_up):
         return gradient
 
     def sharpened(

@@ -1,16 +1,20 @@
 """The paper's networks. Any other `nn.Module` without running statistics serves as well.
 
 A model that is to be used with ANIL has two submodules, `features` and `head`, and is their composition (Eq. 19).
+One that is to be used with CAVIA has a parameter called `context`, in itself or in a submodule.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Config
+from .config import SINGLE_LEVEL, Config
+from .data.episodes import n_classes
 from .data.split import RegressionSplit, Split
 from .errors import invalid
 from .norm import EpisodeNorm
@@ -25,11 +29,42 @@ class ConvBlock(nn.Module):
         self.norm = EpisodeNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.pooled(x))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """What is given to the ReLU, [B, C', H // 2, W // 2]."""
         # Batch norm subtracts the convolution's bias again: its gradient is exactly zero, so it is not even added.
         # The parameter stays, so that counts, norms and checkpoints are those of the usual network (k = 121,093).
         x = F.conv2d(x, self.conv.weight, None, padding=1)
         # ReLU is monotone: pooling first gives the same numbers from a quarter of the work.
-        return F.relu(F.max_pool2d(self.norm(x), 2))
+        return F.max_pool2d(self.norm(x), 2)
+
+
+class FilmBlock(ConvBlock):
+    """A block whose channels the context c [n] scales and shifts before the ReLU (Zintgraf et al. 2019).
+
+        h <- gamma(c) * h + delta(c),   (gamma, delta)(c) = weight @ c + bias
+
+    c is a parameter called `context`, zero at first and in `cavia` at the start of every task. Both are drawn
+    as in the released code, by He's rule without a gain and by PyTorch's own. At c = 0 channels are therefore scaled by
+    small numbers, not by 1: what the next block normalises depends all the more on c.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, n_context: int) -> None:
+        super().__init__(in_channels, out_channels)
+        self.context = nn.Parameter(torch.zeros(n_context))
+        self.film_weight = nn.Parameter(torch.empty(2 * out_channels, n_context))
+        self.film_bias = nn.Parameter(torch.empty(2 * out_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(max(len(self.context), 1))
+        nn.init.uniform_(self.film_weight, -math.sqrt(3) * bound, math.sqrt(3) * bound)
+        nn.init.uniform_(self.film_bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gamma, delta = F.linear(self.context, self.film_weight, self.film_bias)[:, None, None].chunk(2)
+        return F.relu(gamma * self.pooled(x) + delta)
 
 
 class Conv4(nn.Module):
@@ -51,6 +86,14 @@ class Conv4(nn.Module):
         return self.head(self.features(x))
 
 
+class FilmConv4(Conv4):
+    """Conv4 with a context of n numbers in its third block: the network of `cavia`."""
+
+    def __init__(self, image_shape: tuple[int, int, int], n_way: int, filters: int = 64, n_context: int = 100) -> None:
+        super().__init__(image_shape, n_way, filters)
+        self.features[2] = FilmBlock(filters, filters, n_context)
+
+
 class MLP(nn.Module):
     """Finn et al.'s network for regression: two hidden layers of 40 ReLU units, [B, d_in] to [B, d_out]."""
 
@@ -64,10 +107,21 @@ class MLP(nn.Module):
 
 
 def model_for(config: Config, split: Split) -> nn.Module:
-    """The network for the tasks of a split: Conv4 for images (of at least 16x16 pixels), the MLP for regression."""
+    """The network for the tasks of a split: Conv4 for images (of at least 16x16 pixels), the MLP for regression.
+
+    Of erm and sam, which are trained on all classes of the split at once, it tells as many apart as there are.
+    """
     if isinstance(split, RegressionSplit):
         return MLP(split.inputs.shape[-1], split.targets.shape[-1])
-    return Conv4(split.shape, config.n_way, config.filters)
+    outputs = n_classes(split, config.rotations) if config.variant in SINGLE_LEVEL else config.n_way
+    return model_for_images(config, split.shape, outputs)
+
+
+def model_for_images(config: Config, image_shape: tuple[int, int, int], outputs: int) -> nn.Module:
+    """Conv4, for cavia with a context."""
+    if config.variant == "cavia":
+        return FilmConv4(image_shape, outputs, config.filters, config.cavia_context)
+    return Conv4(image_shape, outputs, config.filters)
 
 
 def loss_for(split: Split) -> Callable[[Tensor, Tensor], Tensor]:

@@ -13,6 +13,8 @@ from .params import Params, select
 
 FEATURES, HEAD = "features.", "head."
 """Where the two parts of Eq. 19, theta_r and theta_c, are found in a module's parameter names."""
+CONTEXT = "context"
+"""What a parameter is called, in whatever submodule, that CAVIA adapts."""
 
 
 class Network:
@@ -57,6 +59,11 @@ class Network:
             if "Norm" in type(child).__name__
             for parameter, _ in child.named_parameters(recurse=False)
         )
+
+    @property
+    def context_shapes(self) -> dict[str, torch.Size]:
+        """Names and shapes of all parameters called `context`."""
+        return {name: value.shape for name, value in self._module.named_parameters() if name.split(".")[-1] == CONTEXT}
 
     def init(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Params:
         """Fresh parameters by each layer's own rule; layers without a rule (`reset_parameters`) keep their values."""

@@ -67,7 +67,12 @@ class Ours(NamedTuple):
 
 
 def load(folder: Path) -> list[Result]:
-    """All results of a folder, by file name. Raises UserError for a file that is damaged or lacks its provenance."""
+    """All results of a folder, by file name.
+
+    Raises UserError for a folder that is not there and for a file that is damaged or lacks its provenance.
+    """
+    if not folder.is_dir():
+        raise invalid("results", str(folder), "a folder of result files")
     return [_read(path) for path in sorted(folder.glob("*.json"))]
 
 
@@ -157,6 +162,7 @@ def _read(path: Path) -> Result:
 
 
 def setting_of(run: Result) -> Setting:
+    """What cell of a table a run is of."""
     config = run["config"]
     method = METHODS.get(config["variant"], config["variant"])
     schedule = run["cell"]["schedule"] if "cell" in run else SINGLE

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from . import distributed
+
 PACKAGES = ("torch", "numpy", "pillow", "matplotlib", "torchmeta", "safetensors", "sharp-maml-core")
 SOURCE = Path(__file__).parent
 
@@ -27,6 +29,7 @@ def provenance(device: torch.device, command: str | None = None) -> dict[str, An
         "commit": commit(),
         "source_sha256": source_hash(),
         "device": device_name(device),
+        "processes": distributed.size(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),

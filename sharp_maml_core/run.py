@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from . import rundir
+from . import distributed, rundir
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
@@ -21,6 +24,8 @@ from .errors import DeviceLost, Diverged, UserError
 from .evaluate import Evaluation, evaluate
 from .files import write_json
 from .learners import Learner, Loss, build_learner
+from .learners.ensemble import ensemble, ensemble_params
+from .learners.learner import Tested
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
@@ -56,15 +61,26 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
         raise UserError('tensorboard=True needs the package tensorboard: pip install "sharp-maml-core[tensorboard]".')
     source = config.dataset if data is None else data
     device = config.torch_device
-    splits = {
-        name: load_split(source, name, root=config.data_root or None, download=config.download, device=device)
-        for name in SPLITS
-    }
+    distributed.check_device(device)
+
+    def load() -> dict[str, Split]:
+        return {
+            name: load_split(source, name, root=config.data_root or None, download=config.download, device=device)
+            for name in SPLITS
+        }
+
+    splits = distributed.after_first(load)
     for name, split in splits.items():
         rotations = config.rotations and name == "train"
         check_split(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=rotations)
-    learner = build_learner(config, model or model_for(config, splits["train"]), loss or loss_for(splits["train"]))
-    return Experiment(config, splits, learner)
+    return Experiment(config, splits, learner_for(config, splits["train"], model, loss))
+
+
+def learner_for(config: Config, train: Split, model: nn.Module | None = None, loss: Loss | None = None) -> Learner:
+    """The learner of the settings, with the network and the loss that suit the data where none are given."""
+    learner = build_learner(config, model or model_for(config, train), loss or loss_for(train))
+    learner.check_split(train)
+    return learner
 
 
 def run_experiment(
@@ -81,6 +97,7 @@ def run_experiment(
     """Train and test, in `folder` (default `default_folder(config)`), and return what its result.json says.
 
     Started again it goes on where it stopped, with bit-identical figures; a finished run is read, not repeated.
+    Within `distributed.together` several processes call this and work on one run.
 
     model, loss, data  see `prepare`
     command            what result.json names as the command, for a caller whose own says nothing (a notebook)
@@ -89,31 +106,50 @@ def run_experiment(
     GPU does, and KeyboardInterrupt after a checkpoint when interrupted.
     """
     folder = default_folder(config) if folder is None else Path(folder)
+    distributed.check_tasks(config.n_tasks)
     experiment = prepare(config, model, loss, data)
-    with rundir.open_run(folder, config, overwrite):
+    progress = progress and distributed.first()
+    with _opened(folder, config, overwrite):
+        distributed.agree()  # the first process has the folder, or has said why not
         result = rundir.read_result(folder)
+        found = [rundir.digest(config), experiment.identities, result is not None]
+        distributed.check_same(json.dumps(found), "run_dir", str(folder))
         if result is not None:
             if progress:
                 print(f"{folder} is finished; this is its result. overwrite=True runs it again.", file=sys.stderr)
             return result
         keep_freed_memory()
-        try:
-            return _train_and_test(experiment, folder, progress, command)
-        except KeyboardInterrupt:
+        with explained(folder):
+            origin = provenance(config.torch_device, command)  # now: the files may change while this runs
+            state = _train(experiment, folder, progress)
+            return finish(experiment, folder, state, origin, progress)
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Say how a run goes on that is interrupted or cannot be written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if distributed.first():
             print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
+        raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} could not be written ({error}). What was kept there before is whole: "
+            "make room, and the same command goes on from it."
+        ) from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.AcceleratorError) and not str(error).startswith(LIBRARIES):
             raise
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{folder} could not be written ({error}). What was kept there before is whole: "
-                "make room, and the same command goes on from it."
-            ) from error
-        except RuntimeError as error:
-            if not isinstance(error, torch.AcceleratorError) and not str(error).startswith(LIBRARIES):
-                raise
-            raise DeviceLost(
-                f"The device {config.torch_device} failed ({str(error).splitlines()[0]}). What {folder} has is whole: "
-                "the same command goes on from its last checkpoint, with device=cpu without a GPU."
-            ) from error
+        raise DeviceLost(
+            f"The device failed ({str(error).splitlines()[0]}). What {folder} has is whole: "
+            "the same command goes on from its last checkpoint, with device=cpu without a GPU."
+        ) from error
+
+
+def _opened(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[Any]:
+    return rundir.open_run(folder, config, overwrite) if distributed.first() else nullcontext()
 
 
 def default_folder(config: Config) -> Path:
@@ -148,24 +184,36 @@ def evaluate_run(
     )
 
 
-def _train_and_test(experiment: Experiment, folder: Path, progress: bool, command: str | None) -> dict[str, Any]:
-    origin = provenance(experiment.config.torch_device, command)  # now: the files may change while this runs
-    state = _train(experiment, folder, progress)
+def finish(
+    experiment: Experiment, folder: Path, state: TrainState, origin: dict[str, Any], progress: bool
+) -> dict[str, Any]:
+    """Test the trained parameters and write what makes the run a finished one.
 
-    def test(params: Params) -> Evaluation:
-        tasks = experiment.splits["test"]
-        result = evaluate(experiment.learner, params, tasks, experiment.config, progress=progress)
+    origin  what result.json says of where the figures come from
+    """
+    tasks = experiment.splits["test"]
+
+    def test(params: Params, learner: Tested = experiment.learner) -> Evaluation:
+        result = evaluate(learner, params, tasks, experiment.config, progress=progress)
         if not math.isfinite(result.mean):
             raise Diverged(f"The {result.metric} on {tasks.name} is not finite. Lower inner_lr or eval_inner_steps.")
         return result
 
     best = test(state.best)
     last = best if state.best_iteration == state.iteration else test(state.params)
-    rundir.save_model(folder, state.best)
-    rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
     result = describe(experiment, state, best, last) | origin | {"finished": now()}
-    write_json(folder / rundir.ENVIRONMENT, origin)
-    write_json(folder / rundir.RESULT, result)
+    if state.leaders:
+        together = test(
+            ensemble_params([leader.params for leader in state.leaders]),
+            ensemble(experiment.learner, classes=isinstance(tasks, ImageSplit)),
+        )
+        iterations = [leader.iteration for leader in state.leaders]
+        result["ensemble"] = {"mean": together.mean, "interval_95": together.interval, "iterations": iterations}
+    if distributed.first():
+        rundir.save_model(folder, state.best)
+        rundir.write_scores(folder, best.scores.tolist(), last.scores.tolist())
+        write_json(folder / rundir.ENVIRONMENT, origin)
+        write_json(folder / rundir.RESULT, result)
     return result
 
 
@@ -196,31 +244,52 @@ def _note(config: Config, split: Split) -> str:
 
 
 def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
-    config = experiment.config
-    state = rundir.load_state(folder, experiment.identities, config.torch_device)
-    board = _Board(folder, config, state)
-    if config.snapshots and state is None:
-        state = fresh_state(experiment.learner, config)
-        rundir.save_snapshot(folder, state)
-
-    def keep(state: TrainState) -> None:
-        rundir.save_state(folder, state, experiment.identities)
-        if config.snapshots:
-            rundir.save_snapshot(folder, state)
-        board.write(state.rows)
-
-    try:
+    with kept(experiment, folder) as (state, keep):
         return meta_train(
             experiment.learner,
-            config,
+            experiment.config,
             experiment.splits["train"],
             experiment.splits["val"],
             state=state,
             checkpoint=keep,
             progress=progress,
         )
+
+
+@contextmanager
+def kept(experiment: Experiment, folder: Path) -> Iterator[tuple[TrainState | None, Callable[[TrainState], None]]]:
+    """The state to go on from, None for a run that has none yet, and what puts a later one away."""
+    config = experiment.config
+    state = _load(experiment, folder)
+    board = _Board(folder, config, state)
+    if config.snapshots and state is None:
+        state = fresh_state(experiment.learner, config)
+        if distributed.first():
+            rundir.save_snapshot(folder, state)
+
+    def keep(state: TrainState) -> None:
+        if not distributed.first():
+            return
+        rundir.save_state(folder, state, experiment.identities)
+        if config.snapshots:
+            rundir.save_snapshot(folder, state)
+        board.write(state.rows)
+
+    try:
+        yield state, keep
     finally:
         board.close()
+
+
+def _load(experiment: Experiment, folder: Path) -> TrainState | None:
+    """The state to go on from. The first process puts the folder in order, then the others look."""
+    where = folder, experiment.identities, experiment.config.torch_device
+    state = rundir.load_state(*where) if distributed.first() else None
+    distributed.agree()
+    if not distributed.first():
+        state = rundir.read_state(*where)
+    distributed.check_same(str(state and state.iteration), "run_dir", str(folder))
+    return state
 
 
 class _Board:
@@ -229,7 +298,7 @@ class _Board:
     def __init__(self, folder: Path, config: Config, state: TrainState | None) -> None:
         self._writer: Any = None
         self._written = 0 if state is None else state.iteration
-        if config.tensorboard:
+        if config.tensorboard and distributed.first():
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=self._written + 1)

@@ -2,7 +2,8 @@
 
     config.json              the settings
     metrics.csv              one line an iteration
-    checkpoint.safetensors   the last state: parameters, Adam's moments, the best parameters, the task generator
+    checkpoint.safetensors   the last state: parameters, Adam's moments, the best parameters and, where they are asked
+                             for, the members of an ensemble, the task generator
     model.safetensors        the parameters that scored best on validation
     snapshots/               where asked for, the parameters at each checkpoint, named by their iteration
     test_scores.csv          one line a test task: score of the best and of the last parameters
@@ -38,7 +39,7 @@ from .config import Config, config_from
 from .errors import UserError, invalid
 from .files import atomic, write_json, write_text
 from .params import Params
-from .train import Row, TrainState
+from .train import Ranked, Row, TrainState
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
 MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "environment.json", "result.json"
@@ -53,6 +54,10 @@ COLUMNS = (
     "gradient_norm",
     "val_score",
     "val_interval",
+    "cg_residual",  # imaml
+    "cg_stopped",
+    "log_det",  # llama
+    "chaser_loss",  # bmaml
 )
 # These say where a run computes, not what: it may go on with others.
 FREE_TO_CHANGE = (
@@ -163,7 +168,8 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
     """
     _append_rows(folder / METRICS, state.rows)
     tensors = {"generator": state.generator_state}
-    for group, params in (("params", state.params), ("best", state.best)):
+    members = [(f"leader{i}", leader.params) for i, leader in enumerate(state.leaders)]
+    for group, params in (("params", state.params), ("best", state.best), *members):
         tensors |= {f"{group}/{name}": value for name, value in params.items()}
     for name, moments in state.moments.items():
         tensors |= {f"{key}/{name}": value for key, value in moments.items()}
@@ -172,6 +178,7 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
         "best_iteration": state.best_iteration,
         "best_score": state.best_score,
         "seconds": state.seconds,
+        "leaders": [[leader.iteration, leader.score] for leader in state.leaders],
         "data": dict(data),
         "names": list(state.params),
     }
@@ -185,13 +192,21 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
 
 
 def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
-    """The state to go on from, or None for a run that has none yet.
+    """The state to go on from, or None for a run that has none yet; metrics beyond it are cut off.
 
     Raises UserError for a damaged checkpoint, and for one that was trained on other data than `data`.
     """
+    state = read_state(folder, data, device)
+    rows = _cut_rows(folder / METRICS, state.iteration if state else 0)
+    if state is not None:
+        state.rows = rows
+    return state
+
+
+def read_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
+    """What `load_state` gives, without rows; nothing is written."""
     path = folder / CHECKPOINT
     if not path.exists():
-        _cut_rows(folder / METRICS, 0)
         return None
     try:
         with safe_open(path, framework="pt") as file:
@@ -216,18 +231,23 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
         }
         return {key: value if key == "step" else value.to(device) for key, value in found.items()}
 
-    state = TrainState(
-        params={name: tensors[f"params/{name}"].to(device) for name in names},
-        best={name: tensors[f"best/{name}"].to(device) for name in names},
+    def group(key: str) -> Params:
+        return {name: tensors[f"{key}/{name}"].to(device) for name in names}
+
+    return TrainState(
+        params=group("params"),
+        best=group("best"),
         moments={name: moments(name) for name in names},
         generator_state=tensors["generator"],
         iteration=figures["iteration"],
         best_iteration=figures["best_iteration"],
         best_score=figures["best_score"],
         seconds=figures["seconds"],
+        leaders=[
+            Ranked(iteration, score, group(f"leader{i}"))
+            for i, (iteration, score) in enumerate(figures.get("leaders", []))  # none before there were ensembles
+        ],
     )
-    state.rows = _cut_rows(folder / METRICS, state.iteration)
-    return state
 
 
 def read_rows(path: Path) -> list[Row]:

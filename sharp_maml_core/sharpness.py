@@ -13,7 +13,15 @@ from torch import Tensor
 from .params import Params, norm
 
 
-def perturbation(gradient: Params, radius: float) -> Params:
+def is_off(radius: float | Tensor) -> bool:
+    """Whether there is nothing to perturb. A tensor is never off: `vmap` may hold many radii in it, one of them not 0.
+
+    Radius 0 in a tensor gives a zero perturbation, at the price of one that is not.
+    """
+    return not isinstance(radius, Tensor) and radius == 0
+
+
+def perturbation(gradient: Params, radius: float | Tensor) -> Params:
     """Radius * g / ||g||, one norm over all tensors (Eq. 8a, 11, 13, 20); zero where the gradient is zero.
 
     gradient  any shapes; radius  alpha >= 0, in the units of the parameters.
@@ -21,7 +29,7 @@ def perturbation(gradient: Params, radius: float) -> Params:
     return _to_length(gradient, norm(gradient), radius)
 
 
-def adaptive_perturbation(gradient: Params, params: Params, radius: float) -> Params:
+def adaptive_perturbation(gradient: Params, params: Params, radius: float | Tensor) -> Params:
     """Radius * w^2 g / || |w| g ||: the step to the edge of ASAM's ball, whose axes scale with the weights |w|."""
     scaled_gradient = {name: params[name].abs() * value for name, value in gradient.items()}
     steep = {name: params[name].abs() * value for name, value in scaled_gradient.items()}
@@ -45,7 +53,7 @@ def most_sensitive(increase: Tensor, fraction: float) -> Tensor:
     return torch.topk(increase, max(1, math.ceil(round(fraction * len(increase), 9)))).indices
 
 
-def _to_length(direction: Params, length: Tensor, radius: float) -> Params:
+def _to_length(direction: Params, length: Tensor, radius: float | Tensor) -> Params:
     # A zero gradient has no steepest direction: its perturbation is zero, and so is the derivative of that, not NaN.
     safe = torch.where(length > 0, length, torch.ones_like(length))
     scale = torch.where(length > 0, radius / safe, torch.zeros_like(length))

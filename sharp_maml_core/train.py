@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from . import distributed
 from .config import Config
 from .data.episodes import check_split, sample_episodes
 from .data.split import Split
@@ -25,6 +28,14 @@ Row = dict[str, float]
 """One line of metrics.csv: the iteration, its training metrics, and validation figures where there was one."""
 
 
+class Ranked(NamedTuple):
+    """Parameters, the iteration that they are of, and their score on validation."""
+
+    iteration: int
+    score: float
+    params: Params
+
+
 @dataclass
 class TrainState:
     """Everything that training needs to go on as if it had never stopped.
@@ -35,6 +46,7 @@ class TrainState:
     generator_state of the generator that draws the training tasks, after `iteration` draws
     seconds         time spent on iterations, over all sessions
     rows            metrics of the iterations of this session
+    leaders         where the learner asks for an ensemble, its members: the best on validation, the best first
     """
 
     params: Params
@@ -46,6 +58,7 @@ class TrainState:
     best_score: float = float("nan")
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)
+    leaders: list[Ranked] = field(default_factory=list)
 
 
 def fresh_state(learner: Learner, config: Config) -> TrainState:
@@ -69,7 +82,7 @@ def meta_train(
     """Train up to `config.iterations` meta-iterations and return the state, with the best parameters on validation.
 
     state       where to go on, changed in place; None to begin
-    checkpoint  called every `config.checkpoint_every` iterations, at the end, on Ctrl-C and on divergence
+    checkpoint  called every `config.checkpoint_every` iterations, at the end, on Ctrl-C, divergence and other errors
 
     Raises Diverged, after a checkpoint of the last good state, when a loss or gradient is not finite, and
     KeyboardInterrupt, after a checkpoint, when interrupted or asked to terminate. The iteration at hand is finished
@@ -77,6 +90,8 @@ def meta_train(
     """
     check_split(train, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=config.rotations)
     check_split(val, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query)
+    learner.check_split(train)
+    distributed.check_tasks(config.n_tasks)
     state = state or fresh_state(learner, config)
     outer = OuterStep(config.outer_optimizer, state.params, state.moments)
     state.params, state.moments = outer.params, outer.moments
@@ -88,7 +103,7 @@ def meta_train(
         initial=state.iteration,
         desc=f"{config.variant} on {train.name.split('/')[0]}",
         unit="it",
-        disable=not progress,
+        disable=not (progress and distributed.first()),
         mininterval=BAR_SECONDS,
     )
     with bar, stop_requests() as stop:
@@ -102,13 +117,15 @@ def meta_train(
                 n_tasks=config.n_tasks,
                 generator=generator,
                 rotations=config.rotations,
+                labels=learner.labels,
                 dtype=config.torch_dtype,
             )
-            grads, metrics = learner.gradient(state.params, episode, generator)
+            with _kept_on_error(checkpoint, state):
+                grads, metrics = learner.gradient_at(state.iteration)(state.params, episode, generator)
             row = _row(state.iteration + 1, grads, metrics)
             if not all(math.isfinite(value) for value in row.values()):
                 checkpoint(state)
-                raise _diverged(row, config)
+                raise diverged(row, config)
             lr = config.outer_lr * schedule(state.iteration / config.iterations)
             outer(_clipped(grads, row["gradient_norm"], config.clip), lr)
             state.params, state.moments = outer.params, outer.moments
@@ -117,15 +134,27 @@ def meta_train(
             state.seconds += time.perf_counter() - start
             last = state.iteration == config.iterations
             if last or state.iteration % config.eval_every == 0:
-                row |= _validate(learner, config, val, state)
+                row |= validate(learner, config, val, state)
             state.rows.append(row)
             bar.set_postfix(_postfix(state.rows), refresh=False)
             bar.update()
-            if last or stop or state.iteration % config.checkpoint_every == 0:
+            with _kept_on_error(checkpoint, state):
+                asked = distributed.agree(bool(stop))
+            if last or asked or state.iteration % config.checkpoint_every == 0:
                 checkpoint(state)
-            if stop:
+            if asked:
                 raise KeyboardInterrupt
     return state
+
+
+@contextmanager
+def _kept_on_error(checkpoint: Callable[[TrainState], None], state: TrainState) -> Iterator[None]:
+    """Put the state away where the block fails, in this process or in another one of the run."""
+    try:
+        yield
+    except Exception:
+        checkpoint(state)
+        raise
 
 
 def _row(iteration: int, grads: Params, metrics: dict[str, Tensor]) -> Row:
@@ -134,7 +163,8 @@ def _row(iteration: int, grads: Params, metrics: dict[str, Tensor]) -> Row:
     return {"iteration": iteration, **dict(zip(figures, values, strict=True))}
 
 
-def _diverged(row: Row, config: Config) -> Diverged:
+def diverged(row: Row, config: Config) -> Diverged:
+    """What to raise for an iteration whose metrics are not all finite."""
     bad = ", ".join(name for name, value in row.items() if not math.isfinite(value))
     return Diverged(
         f"Training diverged at iteration {int(row['iteration'])}: not finite: {bad}. The state before it is kept. "
@@ -147,11 +177,18 @@ def _clipped(grads: Params, length: float, bound: float) -> Params:
     return scaled(grads, bound / length) if 0 < bound < length else grads
 
 
-def _validate(learner: Learner, config: Config, val: Split, state: TrainState) -> Row:
+def validate(learner: Learner, config: Config, val: Split, state: TrainState) -> Row:
+    """The validation figures of the state, which keeps its parameters if they are the best so far."""
     result = evaluate(learner, state.params, val, config, n_tasks=config.val_tasks)
     if math.isnan(state.best_score) or result.better_than(state.best_score):
         state.best = {name: value.clone() for name, value in state.params.items()}
         state.best_iteration, state.best_score = state.iteration, result.mean
+    if learner.ensemble > 1 and math.isfinite(result.mean):
+        # Behind all that are as good or better: of equally good ones the first is kept, as with the best one.
+        place = sum(not result.better_than(leader.score) for leader in state.leaders)
+        kept = {name: value.clone() for name, value in state.params.items()}
+        state.leaders.insert(place, Ranked(state.iteration, result.mean, kept))
+        del state.leaders[learner.ensemble :]
     return {"val_score": result.mean, "val_interval": result.interval}
 
 

@@ -90,6 +90,15 @@ def test_a_run_ends_with_its_figures_and_its_folder(images: Path, capsys: pytest
     assert made.name.startswith("both-images-3way-1shot-seed0-")
 
 
+def test_an_ensemble_has_a_line_of_its_own(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(small(dataset=images, variant="maml++")) == 0
+    line = capsys.readouterr().out.splitlines()[2]
+    (made,) = Path("runs").iterdir()
+    figures = json.loads((made / rundir.RESULT).read_text())["ensemble"]
+    shown = f"{figures['mean']:.4f} +- {figures['interval_95']:.4f}"
+    assert line == f"ensemble: accuracy {shown} of the {len(figures['iterations'])} best on validation"
+
+
 def test_a_run_can_be_tested_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def test(*arguments: str) -> dict[str, object]:
         assert main(["evaluate", str(finished), "--quiet", *arguments]) == 0

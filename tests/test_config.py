@@ -19,6 +19,7 @@ CHOICES = {
     "perturbation_gradient": ["stop", "through"],
     "outer_optimizer": ["adam", "sgd"],
     "outer_schedule": ["constant", "linear", "cosine"],
+    "reptile_optimizer": ["adam", "sgd"],
     "dtype": ["float32", "float64"],
     "query_precision": ["full", "bfloat16"],
     "task_map": ["auto", "loop", "vmap"],
@@ -27,9 +28,13 @@ CHOICES = {
 LOWEST = {
     "inner_lr": (1e-12, 0.0), "outer_lr": (1e-12, 0.0), "clip": (0.0, -1e-12), "alpha_low": (0.0, -1e-12),
     "alpha_up": (0.0, -1e-12), "esam_weights": (1e-12, 0.0), "esam_samples": (1e-12, 0.0),
+    "mamlpp_multi_step": (0.0, -1e-12), "mamlpp_first_order": (0.0, -1e-12), "mamlpp_ensemble": (1, 0),
+    "imaml_lambda": (1e-12, 0.0), "imaml_cg_steps": (1, 0), "imaml_damping": (0.0, -1e-12),
+    "llama_eta": (0.0, -1e-12), "llama_damping": (1e-12, 0.0), "bmaml_particles": (1, 0), "bmaml_chaser_steps": (1, 0),
     "inner_steps": (1, 0), "eval_inner_steps": (0, -1), "n_way": (2, 1), "k_shot": (1, 0), "n_query": (1, 0),
     "n_tasks": (1, 0), "filters": (1, 0), "iterations": (1, 0), "eval_every": (1, 0), "val_tasks": (2, 1),
     "eval_tasks": (2, 1), "seed": (0, -1), "eval_seed": (0, -1), "checkpoint_every": (1, 0), "task_chunk": (0, -1),
+    "matching_scale": (1e-12, 0.0), "reptile_batch": (0, -1), "cavia_context": (0, -1),
 }  # fmt: skip
 
 
@@ -85,6 +90,12 @@ def test_every_number_has_a_range():
 def test_shares_end_at_one(name):
     assert getattr(Config(**{name: 1}), name) == 1.0
     assert "above 0 and at most 1" in refused(name, 1.0000001)
+
+
+@pytest.mark.parametrize("name", ["mamlpp_multi_step", "mamlpp_first_order"])
+def test_shares_of_the_iterations_go_from_none_to_all(name):
+    assert getattr(Config(**{name: 1}), name) == 1.0
+    assert "at least 0 and at most 1" in refused(name, 1.0000001)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -62,7 +62,10 @@ def test_without_reuse_the_second_pass_looks_anew():
 
 def test_radius_zero_is_the_gradient_itself():
     h = Recorded()
-    assert sharpen(h, 0.0) is h
+    got = sharpen(h, 0.0)(THETA, "tasks", "looks", "generator")
+    assert h.calls == [(THETA, "tasks", "looks", "generator")]
+    assert equal(got.grads, h(THETA, "tasks").grads)
+    assert got.metrics == {"query_loss": norm(THETA)}
 
 
 def test_a_zero_meta_gradient_is_evaluated_twice_at_one_point():

@@ -21,8 +21,21 @@ from cases import equal
 from helpers import SMALL, SmallNet, easy_data, flags, small_config, start, write_image_folder
 from safetensors.torch import load_file
 
-from sharp_maml_core import Config, DeviceLost, Diverged, UserError, evaluate, evaluate_run, run, run_experiment, rundir
+from sharp_maml_core import (
+    Config,
+    DeviceLost,
+    Diverged,
+    Episode,
+    UserError,
+    evaluate,
+    evaluate_run,
+    run,
+    run_experiment,
+    rundir,
+    sample_episodes,
+)
 from sharp_maml_core.__main__ import main
+from sharp_maml_core.data import ImageSplit
 from sharp_maml_core.learners import build_learner
 
 FILES = {
@@ -106,6 +119,43 @@ def test_the_model_holds_the_best_parameters_and_the_scores_are_theirs(finished:
         again = evaluate(learner, params, test, CONFIG)
         assert [float(row[which]) for row in rows] == again.scores.tolist()
         assert (result[which]["mean"], result[which]["interval_95"]) == (again.mean, again.interval)
+
+
+def test_an_ensemble_of_the_best_is_tested_beside_the_best(tmp_path: Path) -> None:
+    config = small_config("maml++", eval_every=2, mamlpp_ensemble=3)
+    result = experiment(tmp_path, config)
+    state = rundir.load_state(tmp_path, result["data"], torch.device("cpu"))
+    assert state is not None
+    learner, test = build_learner(config, SmallNet()), run.load_split(easy_data(), "test")
+    answers = []
+    for leader in state.leaders:
+        generator, found = torch.Generator().manual_seed(config.eval_seed), []
+        episode = run_episode(test, config, generator)
+        for support_x, support_y, query_x, _ in zip(*episode, strict=True):
+            found.append(learner.predict(learner.adapt(leader.params, support_x, support_y), query_x).softmax(-1))
+        answers.append(torch.stack(found))
+    right = (sum(answers).argmax(-1) == episode.query_y).double().mean(-1)
+    assert result["ensemble"]["mean"] == pytest.approx(float(right.mean()), rel=1e-15)
+    assert result["ensemble"]["interval_95"] > 0
+    assert result["ensemble"]["iterations"] == [leader.iteration for leader in state.leaders]
+    assert len(set(result["ensemble"]["iterations"])) == 3
+    assert result["ensemble"]["iterations"][0] == result["best"]["iteration"]
+
+
+def run_episode(split: ImageSplit, config: Config, generator: torch.Generator) -> Episode:
+    """The test tasks of a run, which are few enough to be drawn at once."""
+    return sample_episodes(
+        split,
+        n_way=config.n_way,
+        k_shot=config.k_shot,
+        n_query=config.n_query,
+        n_tasks=config.eval_tasks,
+        generator=generator,
+    )
+
+
+def test_without_an_ensemble_the_result_has_none(finished: Path) -> None:
+    assert "ensemble" not in json.loads((finished / rundir.RESULT).read_text())
 
 
 def test_no_folder_of_this_machine_is_in_the_result(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from cases import equal
-from helpers import SmallNet, easy_split, small_config
+from helpers import SmallNet, easy_data, easy_split, small_config
 
-from sharp_maml_core import Config, TrainState, UserError, build_learner, meta_train, rundir
+from sharp_maml_core import Config, TrainState, UserError, build_learner, meta_train, run_experiment, rundir
 from sharp_maml_core.train import fresh_state
 
 CPU = torch.device("cpu")
@@ -53,9 +53,9 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path: Path) -> None:
         assert getattr(loaded, name) == getattr(state, name)
 
 
-@pytest.mark.parametrize("variant", ["both", "e-low"])
+@pytest.mark.parametrize("variant", ["both", "e-low", "maml++"])
 def test_going_on_from_any_checkpoint_file_ends_bit_identically(variant: str, tmp_path: Path) -> None:
-    config = CONFIG.replace(variant=variant)
+    config = small_config(variant)
     end = train(config)
     for stop in range(1, 7):
         folder = tmp_path / str(stop)
@@ -74,6 +74,8 @@ def test_going_on_from_any_checkpoint_file_ends_bit_identically(variant: str, tm
         )
         assert equal(state.params, end.params)
         assert equal(state.best, end.best)
+        assert [leader[:2] for leader in state.leaders] == [leader[:2] for leader in end.leaders]
+        assert all(equal(one.params, other.params) for one, other in zip(state.leaders, end.leaders, strict=True))
         assert state.rows == end.rows
         assert rundir.read_rows(folder / rundir.METRICS) == end.rows  # each row once, in order
 
@@ -111,10 +113,22 @@ def test_without_a_checkpoint_there_is_no_state_and_no_rows(tmp_path: Path) -> N
 def test_the_columns_are_filled_where_there_is_a_figure(tmp_path: Path) -> None:
     saved_run(tmp_path)
     head, *lines = (tmp_path / rundir.METRICS).read_text().splitlines()
-    assert head == "iteration,query_loss,query_accuracy,perturbed_loss,gradient_norm,val_score,val_interval"
+    common = "iteration,query_loss,query_accuracy,perturbed_loss,gradient_norm,val_score,val_interval"
+    assert head == common + ",cg_residual,cg_stopped,log_det,chaser_loss"
     assert [line.split(",")[0] for line in lines] == ["1", "2", "3", "4", "5", "6", "7"]
-    validated = [line.split(",")[0] for line in lines if not line.endswith(",,")]
+    validated = [line.split(",")[0] for line in lines if line.split(",")[5]]
     assert validated == ["3", "6", "7"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "own"), [("imaml", {"cg_residual", "cg_stopped"}), ("llama", {"log_det"}), ("bmaml", {"chaser_loss"})]
+)
+def test_what_a_system_reports_of_its_own_is_kept(tmp_path: Path, variant: str, own: set[str]) -> None:
+    config = CONFIG.replace(variant=variant, alpha_low=0.0)
+    run_experiment(config, tmp_path / "run", model=SmallNet(), data=easy_data(), progress=False)
+    rows = rundir.read_rows(tmp_path / "run" / rundir.METRICS)
+    assert len(rows) == config.iterations
+    assert all(own <= row.keys() for row in rows)
 
 
 @pytest.mark.parametrize("tail", ["8,0.5,0.5", "8,0.5,0.5,0.5,0.5,,\n9,0.4", "8,0.5,0.5,0.5,0.5,,\n"])

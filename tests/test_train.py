@@ -49,6 +49,8 @@ def assert_equal(one: TrainState, other: TrainState) -> None:
     assert one.moments.keys() == other.moments.keys()
     assert all(equal(one.moments[name], other.moments[name]) for name in one.moments)
     assert torch.equal(one.generator_state, other.generator_state)
+    assert [leader[:2] for leader in one.leaders] == [leader[:2] for leader in other.leaders]
+    assert all(equal(x.params, y.params) for x, y in zip(one.leaders, other.leaders, strict=True))
     assert one.rows == other.rows
     assert (one.iteration, one.best_iteration, one.best_score) == (
         other.iteration,
@@ -154,6 +156,51 @@ def test_of_equally_good_ones_the_first_is_kept() -> None:
     assert state.best_iteration == 2
 
 
+def test_as_many_of_the_best_are_kept_as_the_learner_asks_for_the_best_first() -> None:
+    learner = dataclasses.replace(staircase(peak=3), ensemble=4)
+    state = train(small_config(iterations=7, eval_every=1), learner)
+    assert [leader.iteration for leader in state.leaders] == [3, 2, 4, 1]  # 1 and 5 are two off
+    assert [leader.score for leader in state.leaders] == pytest.approx([1.0, 5 / 6, 5 / 6, 4 / 6])
+    assert [leader.params["w"].item() for leader in state.leaders] == pytest.approx([3e-3, 2e-3, 4e-3, 1e-3])
+    assert equal(state.leaders[0].params, state.best)
+
+
+def test_none_are_kept_for_a_learner_that_asks_for_no_ensemble() -> None:
+    assert train(small_config(iterations=6, eval_every=1), staircase(peak=3)).leaders == []
+
+
+def test_each_iteration_uses_its_own_gradient() -> None:
+    """Before and after going on: iterations are counted from 0 over the whole training."""
+    config, seen = small_config(checkpoint_every=3), []
+
+    def annealed(iteration: int) -> Callable[..., object]:
+        seen.append(iteration)
+        return staircase().gradient
+
+    learner = dataclasses.replace(staircase(peak=0), annealed=annealed)
+    stopped: list[TrainState] = []
+    train(config, learner, checkpoint=lambda state: stopped.append(copy.deepcopy(state)))
+    assert seen == list(range(7))
+    seen.clear()
+    train(config, learner, state=stopped[0])
+    assert seen == [3, 4, 5, 6]
+
+
+def test_a_learner_gets_the_labels_that_it_asks_for() -> None:
+    found: list[int] = []
+    usual = staircase(peak=0)
+
+    def gradient(params: Params, episode: Episode, generator: object = None) -> tuple[Params, dict[str, Tensor]]:
+        found.extend(episode.query_y.flatten().tolist())
+        return usual.gradient(params, episode)
+
+    train(small_config(rotations=True, iterations=60), dataclasses.replace(usual, gradient=gradient, labels="split"))
+    assert set(found) == set(range(4 * len(TRAIN.images)))
+    found.clear()
+    train(small_config(rotations=True), dataclasses.replace(usual, gradient=gradient))
+    assert set(found) == set(range(N_WAY))
+
+
 def test_validation_comes_every_so_often_and_at_the_end() -> None:
     rows = train(small_config(iterations=7, eval_every=3)).rows
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
@@ -175,6 +222,7 @@ def test_checkpoints_come_every_so_often_and_at_the_end() -> None:
         {"variant": "up", "task_map": "vmap"},
         {"variant": "e-low"},
         {"variant": "e-low-anil"},
+        {"variant": "maml++", "eval_every": 1, "mamlpp_ensemble": 3, "mamlpp_multi_step": 0.6, "inner_steps": 2},
     ],
     ids=lambda changes: changes["variant"],
 )

@@ -1,15 +1,20 @@
-"""The paper's tables with our runs beside them, made of `book/results/*.json` and nothing else.
+"""Tables of results, made of `book/results/*.json` and nothing else.
 
 ```{results-table} 1
 :schedule: short
 ```
 
-The runs of a table are of one schedule of `experiments/cells.toml`, the paper's where none is named.
+is a table of the paper with our runs beside it, those of a schedule of `experiments/cells.toml` (the paper's where none
+is named),
+
+```{results-group} omniglot-5way-1shot-short
+```
+
+the cells of a group of ours, and what their comparison says.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,56 +23,69 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from sharp_maml_core import published
-from sharp_maml_core.theory.paper_tables import TABLES
-
-HEADINGS = ("method", "paper", "ours", "seeds, test tasks, iterations", "verdict")
+from sharp_maml_core import groups, published, tables
 
 
-class ResultsTable(SphinxDirective):
-    """One of the paper's tables of accuracies."""
+class FromResults(SphinxDirective):
+    """A table of result files, which the page depends on."""
 
     required_arguments = 1
+
+    def results(self) -> list[published.Result]:
+        """All results; the page is read again when one changes."""
+        folder = Path(self.env.srcdir) / "results"
+        for path in sorted(folder.glob("*.json")):
+            self.env.note_dependency(str(path))
+        return published.load(folder)
+
+
+class ResultsTable(FromResults):
+    """One of the paper's tables of accuracies; of runs of the paper's length, or of another schedule."""
+
     option_spec: ClassVar = {"schedule": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         """Make the table, and under it what its runs have to say."""
-        folder = Path(self.env.srcdir) / "results"
-        for path in sorted(folder.glob("*.json")):
-            self.env.note_dependency(str(path))
-        results = published.load(folder)
-        table = TABLES[int(self.arguments[0])]
+        results, number = self.results(), int(self.arguments[0])
         schedule = self.options.get("schedule", published.PAPER)
-        rows, notes = [], set()
-        for row in table.rows:
-            setting = published.Setting(table.dataset, table.n_way, table.k_shot, row.method, schedule)
-            found = published.ours(results, setting)
-            verdict = published.verdict(float(row.accuracy), found)
-            rows.append([row.printed, row.accuracy, *_ours(found), verdict])
-            notes |= set(found.notes) if found else set()
-        return [_table(rows, schedule), *(nodes.paragraph(text=note) for note in sorted(notes))]
+        notes = tables.notes(results, number, schedule)
+        return [_table(tables.paper_rows(results, number, schedule), f"Schedule: {schedule}"), *map(_paragraph, notes)]
 
 
-def _ours(found: published.Ours | None) -> list[str]:
-    if found is None:
-        return ["", ""]
-    spread = "" if math.isnan(found.interval) else f" ± {found.interval:.2f}"
-    seeds = ", ".join(map(str, found.seeds))
-    return [f"{found.mean:.2f}{spread}", f"{seeds}; {found.tasks}; {found.iterations}"]
+class ResultsGroup(FromResults):
+    """A group of cells: a line each, and a sentence for each comparison."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table and the list of sentences; where nothing was run, say so."""
+        lines = groups.lines(self.results(), self.arguments[0])
+        if not lines:
+            return [_paragraph("Not run.")]
+        said = [groups.statement(line, against) for line in lines for against in line.against]
+        items = [nodes.list_item("", _paragraph(text)) for text in said]
+        return [
+            _table(tables.group_rows(lines), self.arguments[0]),
+            *([nodes.bullet_list("", *items)] if items else []),
+        ]
 
 
-def _table(rows: list[list[str]], schedule: str) -> nodes.Node:
-    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in HEADINGS), cols=len(HEADINGS))
-    group += nodes.thead("", _row(list(HEADINGS)))
-    group += nodes.tbody("", *map(_row, rows))
-    return nodes.table("", nodes.title(text=f"Schedule: {schedule}"), group, classes=["results"])
+def _table(rows: tables.Rows, caption: str) -> nodes.Node:
+    headings = list(rows[0])
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in headings), cols=len(headings))
+    group += nodes.thead("", _row(headings))
+    group += nodes.tbody("", *(_row(list(row.values())) for row in rows))
+    return nodes.table("", nodes.title(text=caption), group, classes=["results"])
 
 
 def _row(texts: list[str]) -> nodes.Node:
-    return nodes.row("", *(nodes.entry("", nodes.paragraph(text=text)) for text in texts))
+    return nodes.row("", *(nodes.entry("", _paragraph(text)) for text in texts))
+
+
+def _paragraph(text: str) -> nodes.Node:
+    return nodes.paragraph(text=text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """The directive."""
+    """The directives."""
     app.add_directive("results-table", ResultsTable)
+    app.add_directive("results-group", ResultsGroup)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import check, one_of
 from ..episode import Episode
 from ..errors import invalid
-from .split import RegressionSplit, Split
+from .split import ImageSplit, RegressionSplit, Split
 
 QUARTER_TURNS = 4
 
@@ -25,11 +26,14 @@ def sample_episodes(
     n_tasks: int,
     generator: torch.Generator,
     rotations: bool = False,
+    labels: str = "task",
     dtype: torch.dtype = torch.float32,
 ) -> Episode:
     """Draw tasks: distinct classes of each task, then distinct instances of each class, all uniform.
 
     rotations  take each class four times, turned by 0, 90, 180 and 270 degrees
+    labels     "task": the classes of a task are 0 to N-1, in random order; "split": class c of the C of the split, with
+               t quarter turns, is c + C * t in every task, below `n_classes`
 
     Pixels are divided by 255. Images lie in memory channels last, which convolutions on CPU like best. For a
     RegressionSplit a task is one function, with k_shot support and n_query query points; n_way is not used.
@@ -37,11 +41,11 @@ def sample_episodes(
     Raises UserError if the split has too few classes, instances or points.
     """
     check_split(split, n_way=n_way, k_shot=k_shot, n_query=n_query, rotations=rotations)
+    check("labels", labels, one_of("task", "split"))
     if isinstance(split, RegressionSplit):
         return _regression(split, k_shot, n_query, n_tasks, generator, dtype)
-    n_classes = len(split.images)
-    drawn = _distinct((n_tasks,), n_classes * (QUARTER_TURNS if rotations else 1), n_way, generator)  # [T, N]
-    classes, turns = drawn % n_classes, drawn // n_classes
+    drawn = _distinct((n_tasks,), n_classes(split, rotations), n_way, generator)  # [T, N]
+    classes, turns = drawn % len(split.images), drawn // len(split.images)
     instances = _distinct(
         (n_tasks, n_way), split.images.shape[1], k_shot + n_query, generator, split.counts[classes.cpu()]
     )  # [T, N, K+Q]
@@ -51,13 +55,18 @@ def sample_episodes(
     if rotations:
         images = _turned(images, turns)
     images = images.contiguous().to(dtype) / 255
-    labels = torch.arange(n_way, device=device)
+    named = drawn.to(device) if labels == "split" else torch.arange(n_way, device=device).expand(n_tasks, -1)  # [T, N]
     return Episode(
         _flat(images[:, :, :k_shot]),
-        labels.repeat_interleave(k_shot).expand(n_tasks, -1),
+        named.repeat_interleave(k_shot, 1),
         _flat(images[:, :, k_shot:]),
-        labels.repeat_interleave(n_query).expand(n_tasks, -1),
+        named.repeat_interleave(n_query, 1),
     )
+
+
+def n_classes(split: ImageSplit, rotations: bool = False) -> int:
+    """How many classes tasks are drawn from: of the split, or of the split and its quarter turns."""
+    return len(split.images) * (QUARTER_TURNS if rotations else 1)
 
 
 def check_split(split: Split, *, n_way: int, k_shot: int, n_query: int, rotations: bool = False) -> None:
@@ -67,9 +76,8 @@ def check_split(split: Split, *, n_way: int, k_shot: int, n_query: int, rotation
         if k_shot + n_query > n_points:
             raise invalid("k_shot + n_query", k_shot + n_query, f"at most {n_points}, the points of a task")
         return
-    n_classes = len(split.images) * (QUARTER_TURNS if rotations else 1)
-    if n_way > n_classes:
-        raise invalid("n_way", n_way, f"at most {n_classes}, the classes of {split.name}")
+    if n_way > n_classes(split, rotations):
+        raise invalid("n_way", n_way, f"at most {n_classes(split, rotations)}, the classes of {split.name}")
     fewest = int(split.counts.min())
     if k_shot + n_query > fewest:
         poorest = split.class_names[int(split.counts.argmin())]

@@ -54,6 +54,7 @@ class Scene(NamedTuple):
 
 PLANE: dict[str, Any] = {"dtype": "float64", "device": "cpu", "iterations": 10}
 CHECKPOINT = "glyphs-maml-seed0"
+PRECISION = torch.float64  # in float32 the last digits that `export` writes would depend on the processor
 WINDOW = ((-0.6, 2.4), (-1.5, 1.5))
 POINTS = 25  # an axis: at 100 random points the spline was then off by at most 0.02
 
@@ -127,7 +128,7 @@ def conv4_plane() -> tuple[Pretrained, Episode, Frame]:
     The first axis is the direction of the task's own inner step, -grad L(theta; D); the second a filter-normalised
     random direction. Both have length 1 and are at right angles, so coordinates are distances in parameter space.
     """
-    trained = load(CHECKPOINT)
+    trained = load(CHECKPOINT, dtype=PRECISION)
     task = sample_episodes(
         load_split(trained.config.dataset, "test"),
         n_way=trained.config.n_way,
@@ -135,6 +136,7 @@ def conv4_plane() -> tuple[Pretrained, Episode, Frame]:
         n_query=3,
         n_tasks=1,
         generator=torch.Generator().manual_seed(trained.config.eval_seed),
+        dtype=PRECISION,
     )
     learner = plain_maml(trained.config, trained.model)
     slope = gradient(erm_surface(learner, task), trained.params)

@@ -7,15 +7,33 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import FAMILY, Config
-from ..models import Conv4
+from ..config import FAMILY, SINGLE_LEVEL, Config
+from ..models import model_for_images
 from ..network import Network
+from .bmaml import bmaml
+from .cavia import cavia
+from .erm import erm
+from .imaml import imaml
 from .learner import Learner, Loss
+from .llama import llama
 from .maml import maml
+from .mamlpp import mamlpp
+from .matching import matching
+from .reptile import reptile
 
 __all__ = ["Learner", "Loss", "build_learner"]
 
-BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = dict.fromkeys(FAMILY, maml)
+BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
+    **dict.fromkeys(FAMILY, maml),
+    "matching": matching,
+    "reptile": reptile,
+    "imaml": imaml,
+    "cavia": cavia,
+    "llama": llama,
+    "bmaml": bmaml,
+    "maml++": mamlpp,
+    **dict.fromkeys(SINGLE_LEVEL, erm),
+}
 """What makes the learner of each variant."""
 
 
@@ -24,12 +42,13 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
 
     model  any module without running statistics and without dropout; `init` draws its parameters by each layer's
            `reset_parameters`. PyTorch's fused norm layers are right here but wrong from the third derivative on: for
-           Hessians of the meta-loss use `EpisodeNorm`, or write them out. Default Conv4 for `config.n_way` classes of
-           28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for other data.
+           Hessians of the meta-loss use `EpisodeNorm`, or write them out. Default Conv4, for cavia FilmConv4, for
+           `config.n_way` classes of 28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for
+           other data.
     loss   (outputs, targets) -> mean loss, a scalar; default cross-entropy
 
     Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use.
     """
     if model is None:
-        model = Conv4((1, 28, 28), config.n_way, config.filters)
+        model = model_for_images(config, (1, 28, 28), config.n_way)
     return BUILDERS[config.variant](config, Network(model), loss or F.cross_entropy)

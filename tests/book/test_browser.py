@@ -1,31 +1,22 @@
-"""The book as a reader meets it: opened from disk in Chromium, with nothing but its own files.
-
-They run where CHROMIUM says which browser to take, as in CHROMIUM=/usr/bin/chromium, and skip elsewhere.
-"""
+"""The book as a reader meets it: opened from disk in Chromium, with nothing but its own files."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import pytest
+from browser import PHONE, WIDE, complaints, launched
 from builder import BOOK
 
-pytest.importorskip("playwright", reason="the extra `dev` is not installed")
+pytest.importorskip("axe_playwright_python", reason="the extra `dev` is not installed")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
-WIDE: ViewportSize = {"width": 1280, "height": 900}
-PHONE: ViewportSize = {"width": 390, "height": 844}
 SERIOUS = ("serious", "critical")
-
-
-def _chromium() -> str:
-    found = os.environ.get("CHROMIUM")
-    if not found:
-        pytest.skip("CHROMIUM does not say where a browser is")
-    return found
+# Axe would fetch the style sheets once more by script, which no page may do that was opened from disk.
+AXE = {"preload": False, "resultTypes": ["violations"]}
 
 
 class Seen(NamedTuple):
@@ -41,33 +32,59 @@ class Seen(NamedTuple):
     violations: list[str]  # axe's serious ones, in what we wrote
 
 
-def _open(browser: Browser, html: Path, name: str, size: ViewportSize, scheme: Literal["light", "dark"]) -> Seen:
-    context = browser.new_context(viewport=size, color_scheme=scheme)
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def seen(html: Path, browser: Browser) -> dict[str, list[Seen]]:
+    """Every page in two windows: a wide light one and a phone in the dark. For listings of code the phone will do."""
+    names = sorted(str(path.relative_to(html)) for path in html.rglob("*.html") if "_static" not in path.parts)
+    names.remove("index.html")  # it leads on to the first page
+    return {
+        "wide": _read(
+            browser.new_context(viewport=WIDE, color_scheme="light"),
+            html,
+            [name for name in names if not name.startswith("_modules")],
+        ),
+        "phone": _read(browser.new_context(viewport=PHONE, color_scheme="dark"), html, names),
+    }
+
+
+def _read(context: BrowserContext, html: Path, names: list[str]) -> list[Seen]:
     page = context.new_page()
-    complaints: list[str] = []
+    heard = complaints(page)
     requests: list[str] = []
-    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
-    page.goto((html / name).as_uri())
+    pages = []
+    for name in names:
+        heard.clear()
+        requests.clear()
+        page.goto((html / name).as_uri())
+        pages.append(_look(page, name, heard, requests))
+    context.close()
+    return pages
+
+
+def _look(page: Page, name: str, heard: list[str], requests: list[str]) -> Seen:
     equations = page.locator(".math").count()
     if equations:
-        page.wait_for_function("() => window.MathJax && MathJax.startup && MathJax.startup.promise")
+        page.wait_for_function("() => window.MathJax?.startup?.promise")
         page.evaluate("async () => { await MathJax.startup.promise; }")
     rgb = page.evaluate("() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
-    seen = Seen(
+    violations = _violations(page) if _is_ours(name) else []
+    return Seen(
         name,
-        complaints,
-        requests,
+        list(heard),
+        list(requests),
         equations,
         page.locator(".math:not(:has(mjx-container))").count() + page.locator("mjx-merror, [data-mjx-error]").count(),
         page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth"),
         sum(rgb) / 3,
-        _violations(page) if _is_ours(name) else [],
+        violations,
     )
-    context.close()
-    return seen
 
 
 def _is_ours(name: str) -> bool:
@@ -75,22 +92,10 @@ def _is_ours(name: str) -> bool:
 
 
 def _violations(page: Page) -> list[str]:
-    rules = Axe().run(page, context="article.bd-article").response["violations"]
+    rules = Axe().run(page, context="article.bd-article", options=AXE).response["violations"]
     return [
         f"{rule['id']}: {node['html'][:150]}" for rule in rules if rule["impact"] in SERIOUS for node in rule["nodes"]
     ]
-
-
-@pytest.fixture(scope="module")
-def seen(html: Path) -> dict[str, list[Seen]]:
-    """Every page in two windows: a wide light one and a phone in the dark."""
-    names = sorted(str(path.relative_to(html)) for path in html.rglob("*.html") if "_static" not in path.parts)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox", "--disable-gpu"])
-        return {
-            "wide": [_open(browser, html, name, WIDE, "light") for name in names],
-            "phone": [_open(browser, html, name, PHONE, "dark") for name in names],
-        }
 
 
 @pytest.fixture(params=["wide", "phone"])
@@ -123,3 +128,14 @@ def test_axe_finds_nothing_serious_in_what_we_wrote(window: list[Seen]) -> None:
 def test_dark_is_dark_and_light_is_light(seen: dict[str, list[Seen]]) -> None:
     assert all(page.shade > 200 for page in seen["wide"])
     assert all(page.shade < 60 for page in seen["phone"])
+
+
+def test_the_search_finds_pages_from_disk(html: Path, browser: Browser) -> None:
+    page = browser.new_page()
+    heard = complaints(page)
+    page.goto(f"{(html / 'search.html').as_uri()}?q=sharpness")
+    page.get_by_text("Search finished").wait_for()
+    found = page.locator("#search-results a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert any(link.startswith("sam.html") for link in found)
+    assert heard == []
+    page.close()

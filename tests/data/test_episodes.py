@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharp_maml_core import Episode, UserError, sample_episodes
 from sharp_maml_core.data import ImageSplit, RegressionSplit
-from sharp_maml_core.data.episodes import _turned
+from sharp_maml_core.data.episodes import _turned, n_classes
 
 FALSE_ALARMS = 1e-4
 N_CLASSES, N_INSTANCES = 7, 6
@@ -186,6 +186,30 @@ def test_turning_is_counter_clockwise_as_pillow_does_it(turn: int) -> None:
 
 def test_without_rotations_nothing_is_turned() -> None:
     assert (turns_of(draw(coded_split(), n_tasks=100).support_x) == 0).all()
+
+
+# --- what the labels stand for
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_labels_of_the_split_name_the_class_and_its_turn_and_change_nothing_else(rotations: bool) -> None:
+    usual, named = (
+        draw(coded_split(), n_tasks=100, rotations=rotations, labels=labels) for labels in ("task", "split")
+    )
+    for part in ("support", "query"):
+        x, y = getattr(named, f"{part}_x"), getattr(named, f"{part}_y")
+        assert torch.equal(x, getattr(usual, f"{part}_x"))
+        assert y.dtype == torch.int64
+        turns = turns_of(x)
+        upright = torch.stack([torch.rot90(x[i], -int(turn), (-2, -1)) for i, turn in np.ndenumerate(turns.numpy())])
+        classes = (upright[..., 0, 0, 0] * 255).round().long().reshape(y.shape)
+        assert torch.equal(y, classes + N_CLASSES * turns)
+    assert n_classes(coded_split(), rotations) == (4 if rotations else 1) * N_CLASSES > int(named.query_y.max())
+
+
+def test_labels_are_of_one_kind_or_the_other() -> None:
+    with pytest.raises(UserError, match=r"labels='global' .* one of task, split"):
+        draw(coded_split(), labels="global")
 
 
 # --- the generator

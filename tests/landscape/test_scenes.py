@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharp_maml_core import Config, Diverged, Episode, UserError, build_learner, load_split, sample_episodes
 from sharp_maml_core.landscape.plane import PlaneLoss, TwoBowls, loss_at
-from sharp_maml_core.landscape.scenes import SCENES, Scene, conv4, conv4_plane, double_well, scene
+from sharp_maml_core.landscape.scenes import PRECISION, SCENES, Scene, conv4, conv4_plane, double_well, scene
 from sharp_maml_core.landscape.surfaces import plain_maml
 from sharp_maml_core.landscape.walks import grid, inner_paths, losses, objective, radii, walk
 from sharp_maml_core.params import Params, add_scaled
@@ -218,7 +218,7 @@ def test_at_the_trained_parameters_the_inner_step_is_the_network_s_own(network: 
     fast = plain_maml(trained.config, trained.model).adapt(trained.params, task.support_x[0], task.support_y[0])
     step = {name: fast[name] - value for name, value in trained.params.items()}
     coordinates = [sum((step[name] * axis[name]).sum() for name in step) for axis in frame.axes.values()]
-    assert [float(c) for c in coordinates] == pytest.approx(network.marks["adapted"], abs=1e-5)  # float32
+    assert [float(c) for c in coordinates] == pytest.approx(network.marks["adapted"], abs=1e-12)
     inside = inner_paths(network, trained.config, exact([[0, 0]]))[0, 1]
     assert inside.tolist() == pytest.approx(network.marks["adapted"], rel=0.04, abs=0.005)  # the spline's slope
 
@@ -248,7 +248,7 @@ def test_the_basin_is_a_worse_beginning_for_other_tasks(network: Scene) -> None:
     trained, _, frame = conv4_plane()
     learner, along = plain_maml(trained.config, trained.model), frame.axes["inner step"]
     others = sample_episodes(
-        load_split("glyphs", "test"), n_way=5, k_shot=1, n_query=5, n_tasks=20, generator=seeded(5)
+        load_split("glyphs", "test"), n_way=5, k_shot=1, n_query=5, n_tasks=20, generator=seeded(5), dtype=PRECISION
     )
 
     def accuracy(theta: Params) -> float:

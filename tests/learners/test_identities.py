@@ -24,12 +24,12 @@ from cases import (
 from torch import nn
 
 from sharp_maml_core import Episode, build_learner
-from sharp_maml_core.config import VARIANTS
+from sharp_maml_core.config import FAMILY
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.models import Conv4
 
 MODEL, EPISODE = TanhNet(), classification()
-LINEAR_IN_TASKS = [variant for variant in VARIANTS if variant not in (*UP, *EFFICIENT)]
+LINEAR_IN_TASKS = [variant for variant in FAMILY if variant not in (*UP, *EFFICIENT)]
 
 
 def start(variant, model=MODEL, loss=None, **changes):
@@ -81,9 +81,9 @@ def test_first_order_is_exact_where_the_support_loss_is_linear():
 
 
 def test_every_variant_is_different_from_every_other():
-    vectors = {variant: gradient(variant) for variant in VARIANTS}
-    for one in VARIANTS:
-        for other in VARIANTS[: VARIANTS.index(one)]:
+    vectors = {variant: gradient(variant) for variant in FAMILY}
+    for one in FAMILY:
+        for other in FAMILY[: FAMILY.index(one)]:
             assert relative_error(vectors[one], vectors[other]) > 1e-3, (one, other)
 
 
@@ -120,7 +120,7 @@ def test_the_gradient_is_the_mean_of_the_tasks_gradients(variant):
     assert relative_error(gradient(variant), mean(alone)) < 5e-16
 
 
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant not in EFFICIENT])
+@pytest.mark.parametrize("variant", [variant for variant in FAMILY if variant not in EFFICIENT])
 def test_the_order_of_tasks_does_not_matter(variant):
     turned = Episode(*(value[[2, 0, 1]] for value in EPISODE))
     assert relative_error(gradient(variant, turned), gradient(variant)) < 1e-14
@@ -137,7 +137,7 @@ def test_a_task_given_twice_counts_once(variant):
 
 
 @pytest.mark.parametrize("task_map", ["loop", "vmap"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILY)
 def test_metrics_are_those_of_adapt_and_predict(variant, task_map):
     """One task, so that ESAM's masks are the same in both; `query_loss` is that before the upper perturbation."""
     task = one_task(classification(n_query=20), 1)
@@ -209,7 +209,7 @@ def test_anil_never_computes_another_network_than_the_users():
 # --- pure, repeatable, in any precision ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILY)
 def test_nothing_given_is_changed_and_nothing_returned_has_a_graph(variant):
     learner, params = start(variant, perturbation_gradient="through")
     before = {name: value.clone() for name, value in params.items()}
@@ -224,7 +224,7 @@ def test_nothing_given_is_changed_and_nothing_returned_has_a_graph(variant):
 
 @pytest.mark.parametrize("task_map", ["loop", "vmap"])
 @pytest.mark.parametrize("adapt_norm", [True, False])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILY)
 def test_parameters_that_require_grad_give_the_same_gradient(variant, adapt_norm, task_map):
     """A caller may pass `dict(module.named_parameters())`: a graph behind theta changes no derivative."""
     learner, params = start(variant, adapt_norm=adapt_norm, task_map=task_map)
@@ -246,7 +246,7 @@ def test_the_callers_grad_mode_does_not_matter(mode, task_map):
         assert equal(learner.adapt(params, *support), fast)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILY)
 def test_chance_is_in_the_generator_alone(variant):
     """ESAM's weights come from it; None draws the same every time; nothing else draws at all."""
     learner, params = start(variant)
@@ -259,7 +259,7 @@ def test_chance_is_in_the_generator_alone(variant):
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILY)
 def test_a_loss_without_slope_gives_a_gradient_of_zero(variant, adaptive):
     """Norm 0 at both levels: no NaN, whatever is differentiated."""
     learner, params = start(
@@ -270,7 +270,7 @@ def test_a_loss_without_slope_gives_a_gradient_of_zero(variant, adaptive):
     assert equal(learner.adapt(params, EPISODE.support_x[0], EPISODE.support_y[0]), params)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILY)
 def test_float32_is_float64_but_for_rounding(variant):
     """Two to three units in the last place (6e-8) were measured; the test allows ten, for other machines' sums."""
     learner, params = start(variant, dtype="float32")

@@ -1,0 +1,125 @@
+"""What came out, in one table: each figure from a result file, the errata or a benchmark, none typed in.
+
+```{at-a-glance}
+```
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from sharp_maml_core import published
+from sharp_maml_core.landscape import measured, summary
+from sharp_maml_core.theory.paper_tables import TABLES
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = ("question", "the paper", "here", "more")
+SHARP = ("low", "up", "both")
+
+
+class AtAGlance(SphinxDirective):
+    """The table."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make its rows."""
+        book = Path(self.env.srcdir)
+        self.env.note_dependency(str(book / "errata.md"))
+        rows = [
+            HEAD,
+            ("---",) * len(HEAD),
+            *_accuracies(book),
+            *_costs(),
+            *_flatness(book),
+            *_bounds(book),
+            _errata(book),
+        ]
+        text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        return self.parse_text_to_nodes(text)
+
+
+def _accuracies(book: Path) -> Iterator[tuple[str, ...]]:
+    results = published.load(book / "results")
+    verdicts = Counter(
+        published.verdict(
+            float(row.accuracy),
+            published.ours(results, published.Setting(table.dataset, table.n_way, table.k_shot, row.method)),
+        )
+        for table in TABLES.values()
+        for row in table.rows
+    )
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    yield "Do the accuracies of Tables 1 to 5 come out again?", f"{verdicts.total()} figures", counted, "[](results.md)"
+
+
+def _costs() -> Iterator[tuple[str, ...]]:
+    (path,) = (ROOT / "benchmarks" / "results").glob("speed-*.json")
+    shapes = json.loads(path.read_text(encoding="utf-8"))["results"]
+    ours = shapes["mini-ImageNet, 5-way 1-shot"]["relative_to_maml"]
+    paper = {row.method: row.time for row in TABLES[3].rows}
+    yield (
+        f"How long does a step of {', '.join(f'`{name}`' for name in SHARP)} take, MAML's being 1?",
+        ", ".join(paper[name] for name in SHARP),
+        ", ".join(f"{ours[name]:.2f}" for name in SHARP),
+        "[](speed.md)",
+    )
+
+
+def _flatness(book: Path) -> Iterator[tuple[str, ...]]:
+    results = measured.read_all(book / "results" / "sharpness", "cifar-fs")
+    if not results:
+        return
+    changes = summary.changes(summary.rows(results))
+    names = [name for name in SHARP if name in changes]
+    found = [changes[name]["maml sharpness"] for name in names]
+    seeds = "1 seed" if found[0].n == 1 else f"{found[0].n} seeds"
+    shown = ", ".join(f"{100 * one.mean:+.0f}%{_spread(one)}" for one in found)
+    yield (
+        f"How does the sharpness (Eq. 7) of {', '.join(f'`{name}`' for name in names)} differ from MAML's?",
+        "smoother, by eye (Figure 4)",
+        f"{shown} ({seeds})",
+        "[](landscapes.md)",
+    )
+
+
+def _spread(one: summary.Mean) -> str:
+    return "" if math.isinf(one.interval) else f" ± {100 * one.interval:.0f}"
+
+
+def _bounds(book: Path) -> Iterator[tuple[str, ...]]:
+    found = json.loads((book / "results" / "certificate" / "glyphs.json").read_text(encoding="utf-8"))
+    (tasks,) = (one for one in found["certificates"] if one["unit"] == "tasks")
+    yield (
+        "What does a bound say about the error on new tasks, which is at most 1?",
+        f"{found['paper']['theorem2']:.2f} and more (Eq. 18)",
+        f"{tasks['bound']:.3f} at {1 - tasks['delta']:.0%}; measured: {tasks['measured']:.3f}",
+        "[](generalisation.md)",
+    )
+
+
+def _errata(book: Path) -> tuple[str, ...]:
+    verdicts: Counter[Any] = Counter(
+        re.findall(r"^\*\*Verdict: ([a-z ]+)\.", (book / "errata.md").read_text(), re.MULTILINE)
+    )
+    words = {"holds": "hold", "slip": "are slips", "proof incomplete": "have an incomplete proof", "false": "are false"}
+    return (
+        "Are the paper's statements right?",
+        f"{verdicts.total()} were checked",
+        ", ".join(f"{verdicts[name]} {said}" for name, said in words.items()),
+        "[](errata.md)",
+    )
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """The directive."""
+    app.add_directive("at-a-glance", AtAGlance)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,70 @@
+"""Where a figure comes from, in a line of small print under it; and where a notebook opens in Colab."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sphinx.errors import ExtensionError
+
+TOLD = ("variant", "seed")
+
+
+def of_cell(command: str, cell: str, notes: Mapping[str, Any]) -> str:
+    """Of what a notebook's cell computed."""
+    told = [f"{name} {notes['parameters'][name]}" for name in TOLD if name in notes["parameters"]]
+    facts = [f"`{command}`, {cell}", *told, *_where(notes["provenance"]), f"{notes['seconds'][cell]:.1f} s"]
+    return "; ".join(facts) + "."
+
+
+def of_results(folder: Path, patterns: Iterable[str]) -> str:
+    """Of what is drawn from files of book/results, with links. Raises ExtensionError for a pattern of nothing."""
+    paths: list[Path] = []
+    for pattern in patterns:
+        found = sorted(folder.glob(f"{pattern}.json"))
+        if not found:
+            raise ExtensionError(f"book/results has nothing like {pattern}")
+        paths += found
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        runs.setdefault(result.get("provenance", result)["command"], []).append(result)
+    told = ". ".join("; ".join([f"`{command}`", *_told(results)]) for command, results in runs.items())
+    links = ", ".join(f"{{download}}`{path.stem} </results/{path.relative_to(folder)}>`" for path in paths)
+    return f"{told}. Stored: {links}."
+
+
+def colab(repository: str, name: str) -> str:
+    """Where a notebook of a repository on GitHub opens in Colab."""
+    return f"https://colab.research.google.com/github{urlsplit(repository).path.rstrip('/')}/blob/main/notebooks/{name}.ipynb"
+
+
+def _where(provenance: Mapping[str, Any]) -> list[str]:
+    return [f"source {provenance['source_sha256'][:8]}", provenance["device"]]
+
+
+def _told(results: list[dict[str, Any]]) -> list[str]:
+    """What several results of one command were about, each value once."""
+    names = {"variant": "variant", "seed": "seed", "model_seed": "seed"}
+    told = []
+    for name in ("variant", "seed"):
+        values = {
+            str(value) for result in results for value in _values(result, {k for k, v in names.items() if v == name})
+        }
+        told += [f"{name} {', '.join(sorted(values))}"] if values else []
+    origins = [_where(result.get("provenance", result)) for result in results]
+    told += [", ".join(dict.fromkeys(facts)) for facts in zip(*origins, strict=True)]
+    seconds = sum(result.get("seconds", 0) for result in results)
+    return [*told, f"{seconds:.0f} s"] if seconds else told
+
+
+def _values(result: Mapping[str, Any], names: set[str]) -> Iterable[Any]:
+    """The first place in a result where one of the names stands."""
+    for place in (result, result.get("settings", {}), result.get("config", {}), result.get("recipe", {})):
+        found = [place[name] for name in names if name in place]
+        if found:
+            return found
+    return []

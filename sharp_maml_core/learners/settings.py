@@ -1,0 +1,16 @@
+"""Settings that a system cannot use: an error before any work, where to ignore them would mislead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import Config
+from ..errors import invalid
+
+
+def only(config: Config, **usable: Any) -> None:
+    """Raise UserError for the first setting that is not the one value that `config.variant` can use."""
+    for name, value in usable.items():
+        given = getattr(config, name)
+        if given != value:
+            raise invalid(name, given, f"{value} with variant {config.variant}, which has no use for another value")

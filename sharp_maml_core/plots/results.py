@@ -1,0 +1,130 @@
+"""Figures of results: accuracy against cost, paired differences, curves over the radius, the paper's own numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..checks import check
+from ..contrasts import Point
+from ..groups import Line
+from ..published import Ours
+from ..theory.paper_tables import A_TABLE, REPORTED, TABLES
+
+PALETTE = sns.color_palette("colorblind")
+COLOURS = dict(zip(("maml", "low", "up", "both"), PALETTE, strict=False))
+OURS, PAPER, QUOTED = PALETTE[0], PALETTE[3], "0.45"
+
+
+def comparison(lines: Sequence[Line]) -> Figure:
+    """Left the accuracy of each cell against the meta-gradients of a run, right its paired difference to each baseline.
+
+    Open dots are seeds, bars 95% intervals: on the left Student's over seeds, on the right the bootstrap's over seeds
+    and tasks together. A filled dot on the right is a difference that stands.
+    """
+    pairs = [(line, against) for line in lines for against in line.against]
+    height = 1.2 + 0.3 * max(len(lines), len(pairs))
+    with sns.axes_style("ticks"):
+        figure, (cost, forest) = plt.subplots(1, 2, figsize=(10, max(3.2, height)), layout="constrained")
+        for place, line in enumerate(lines):
+            colour = _colour(line.variant)
+            x = line.meta_gradients * (1 + 0.02 * (place - len(lines) / 2))  # beside each other, not upon
+            shape = "o" if line.variant == line.name else "s"  # another setting of a variant is a square
+            cost.plot([x] * len(line.means), line.means, shape, markersize=4, fillstyle="none", color=colour)
+            cost.errorbar(
+                [x], [line.ours.mean], [_reach(line.ours)], fmt=shape, color=colour, capsize=3, label=line.name
+            )
+        cost.set(xlabel="meta-gradients of a run", ylabel="test accuracy, %", xscale="log")
+        _few_ticks(cost, sorted({line.meta_gradients for line in lines}))
+        cost.legend(frameon=False, fontsize="small")
+        for place, (line, against) in enumerate(pairs):
+            found = against.difference
+            forest.plot([found.low, found.high], [place, place], color=_colour(line.variant), linewidth=1.5)
+            fill = "full" if against.clear else "none"
+            forest.plot(found.mean, place, "o", color=_colour(line.variant), fillstyle=fill, markersize=6)
+        forest.axvline(0, color="0.6", linewidth=1, linestyle="--")
+        names = [f"{line.name} − {against.baseline}" for line, against in pairs]
+        forest.set(xlabel="difference on the same tasks, points", yticks=range(len(pairs)), yticklabels=names)
+        forest.set_ylim(len(pairs) - 0.5, -0.5)
+        sns.despine(figure)
+    return figure
+
+
+def alpha_curves(curves: Mapping[str, Sequence[Point]], baseline: Ours | None) -> Figure:
+    """Accuracy against the radius, a line a variant, with 95% intervals over seeds; MAML as a band (Figures 2, 3)."""
+    with sns.axes_style("ticks"):
+        figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
+        for variant, points in curves.items():
+            ax.errorbar(
+                [point.alpha for point in points],
+                [point.ours.mean for point in points],
+                [_reach(point.ours) for point in points],
+                color=_colour(variant),
+                marker="o",
+                capsize=3,
+                label=variant,
+            )
+        if baseline is not None:
+            reach = _reach(baseline)
+            ax.axhline(baseline.mean, color="0.4", linestyle="--", label="maml")
+            ax.axhspan(baseline.mean - reach, baseline.mean + reach, color="0.85", zorder=0)
+        ax.set(xscale="log", xlabel=r"$\alpha$", ylabel="test accuracy, %")
+        ax.legend(frameon=False, fontsize="small")
+        sns.despine(figure)
+    return figure
+
+
+def paper_table(number: int, ours: Mapping[str, Ours]) -> Figure:
+    """A table of the paper as a picture: what it prints, what the quoted papers report of the same, what we found.
+
+    ours  by the key of a row; what is missing was not run. Raises UserError for a table that there is not.
+    """
+    check("number", number, A_TABLE)
+    table = TABLES[number]
+    reported = {entry.method: entry for entry in REPORTED if entry[1:4] == table[:3]}
+    with sns.axes_style("ticks"):
+        figure, ax = plt.subplots(figsize=(7, 0.9 + 0.32 * len(table.rows)), layout="constrained")
+        for place, row in enumerate(table.rows):
+            ax.axhline(place, color="0.93", linewidth=1, zorder=0)
+            if entry := reported.get(row.method):
+                _across(ax, place + 0.15, entry.accuracy, entry.interval, QUOTED, "s")
+            if found := ours.get(row.method):
+                _across(ax, place - 0.15, found.mean, _reach(found), OURS, "D")
+            ax.plot(float(row.accuracy), place, "o", color=PAPER)
+        for colour, marker, label in (
+            (PAPER, "o", "the paper"),
+            (QUOTED, "s", "the method's own paper"),
+            (OURS, "D", "ours"),
+        ):
+            if label != "ours" or ours:
+                ax.plot([], [], marker, color=colour, label=label)
+        ax.set(yticks=range(len(table.rows)), yticklabels=[row.method for row in table.rows], xlabel="accuracy, %")
+        ax.set_ylim(len(table.rows) - 0.5, -0.5)
+        ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        sns.despine(figure)
+    return figure
+
+
+def _across(ax: Axes, y: float, mean: float, reach: float | None, colour: Any, marker: str) -> None:
+    ax.errorbar([mean], [y], xerr=[reach or 0.0], fmt=marker, color=colour, capsize=2, markersize=4)
+
+
+def _few_ticks(ax: Axes, values: Sequence[int]) -> None:
+    ax.set_xticks(values, [f"{value:,}" for value in values])
+    ax.minorticks_off()
+
+
+def _reach(found: Ours) -> float:
+    return 0.0 if math.isnan(found.interval) else found.interval
+
+
+def _colour(variant: str) -> Any:
+    if variant in COLOURS:
+        return COLOURS[variant]
+    return PALETTE[4 + sum(map(ord, variant)) % (len(PALETTE) - 4)]  # the others: a colour by name, the same everywhere

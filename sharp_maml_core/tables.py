@@ -1,0 +1,85 @@
+"""Results as tables of text: the paper's with ours beside them, and those of our groups of cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from . import published
+from .checks import check
+from .groups import Line
+from .published import PAPER, Ours, Result, Setting
+from .theory.paper_tables import A_TABLE, TABLES
+
+Rows = list[dict[str, str]]
+"""A dict a row, with the same keys, the headings, in each."""
+
+DETAILS = "seeds; test tasks; iterations"
+
+
+def paper_rows(results: Sequence[Result], number: int, schedule: str = PAPER) -> Rows:
+    """A table of the paper: what it prints, our figure from runs of that schedule, and the verdict.
+
+    Raises UserError for a table that there is not.
+    """
+    rows = []
+    for row, found in paper_cells(results, number, schedule).items():
+        printed = next(entry for entry in TABLES[number].rows if entry.method == row)
+        rows.append(
+            {
+                "method": printed.printed,
+                "paper": printed.accuracy,
+                "ours": "" if found is None else accuracy(found),
+                DETAILS: "" if found is None else details(found),
+                "verdict": published.verdict(float(printed.accuracy), found),
+            }
+        )
+    return rows
+
+
+def paper_cells(results: Sequence[Result], number: int, schedule: str = PAPER) -> dict[str, Ours | None]:
+    """Our figures for the rows of a table of the paper, by method; None for what was not run."""
+    check("number", number, A_TABLE)
+    table = TABLES[number]
+    return {row.method: published.ours(results, Setting(*table[:3], row.method, schedule)) for row in table.rows}
+
+
+def notes(results: Sequence[Result], number: int, schedule: str = PAPER) -> list[str]:
+    """What has to be said with our figures of a table, as that classes are missing."""
+    found = [ours for ours in paper_cells(results, number, schedule).values() if ours is not None]
+    return sorted({note for ours in found for note in ours.notes})
+
+
+def group_rows(lines: Sequence[Line]) -> Rows:
+    """The cells of a group: accuracy, cost, and the paired difference to each baseline."""
+    baselines = [line.name for line in lines if line.variant == "maml"]
+    rows = []
+    for line in lines:
+        against = {one.baseline: one for one in line.against}
+        row = {
+            "cell": line.name,
+            "accuracy, %": accuracy(line.ours),
+            DETAILS: details(line.ours),
+            "meta-gradients": f"{line.meta_gradients:,}",
+            "seconds an iteration": f"{line.seconds:.2f}",
+        }
+        for name in baselines:
+            one = against.get(name)
+            row[f"less {name}, points"] = (
+                ""
+                if one is None
+                else f"{one.difference.mean:+.2f} ({one.difference.low:+.2f} to {one.difference.high:+.2f})"
+                + ("*" if one.clear else "")
+            )
+        rows.append(row)
+    return rows
+
+
+def accuracy(found: Ours) -> str:
+    """Mean and 95% interval over seeds; of a single seed, the mean alone."""
+    return f"{found.mean:.2f}" + ("" if math.isnan(found.interval) else f" ± {found.interval:.2f}")
+
+
+def details(found: Ours) -> str:
+    """Seeds, test tasks and iterations of each run."""
+    return f"{', '.join(map(str, found.seeds))}; {found.tasks}; {found.iterations}"

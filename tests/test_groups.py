@@ -1,0 +1,74 @@
+"""A group's lines hold what its runs say, and its sentences say no more than the intervals do."""
+
+from __future__ import annotations
+
+import pytest
+from made_results import QUESTIONS, TASKS, a_group, made
+
+from sharp_maml_core import groups
+
+
+def by_name(lines: list[groups.Line]) -> dict[str, groups.Line]:
+    return {line.name: line for line in lines}
+
+
+def test_a_line_for_each_cell_baselines_first() -> None:
+    lines = groups.lines(a_group(), "g")
+    assert [line.name for line in lines] == ["maml", "maml-2x", "low", "up", "both"]
+    found = by_name(lines)
+    assert found["up"].ours.seeds == (0, 1, 2)
+    assert sum(found["up"].means) / 3 == pytest.approx(found["up"].ours.mean)
+    assert found["up"].seconds == 0.5
+
+
+def test_cost_is_counted_in_meta_gradients() -> None:
+    costs = {line.name: line.meta_gradients for line in groups.lines(a_group(), "g")}
+    assert costs == {"maml": 120, "maml-2x": 240, "low": 120, "up": 240, "both": 240}
+    others = [made("reptile", 0, 40, variant="reptile", alpha_up=up, iterations=7) for up in (0.0, 0.1)]
+    assert [groups.lines([run], "g")[0].meta_gradients for run in others] == [7, 14]
+
+
+def test_differences_are_of_the_same_tasks_and_each_pair_is_there_once() -> None:
+    found = by_name(groups.lines(a_group(), "g"))
+    pairs = {(name, one.baseline) for name, line in found.items() for one in line.against}
+    assert pairs == {("maml-2x", "maml"), *((n, b) for n in ("low", "up", "both") for b in ("maml", "maml-2x"))}
+    (to_maml, _) = found["up"].against
+    assert to_maml.difference.mean == pytest.approx(100 / QUESTIONS)  # one more right answer on every task
+    assert to_maml.difference.tasks == TASKS
+
+
+def test_sentences_say_what_stands_and_what_does_not() -> None:
+    found = by_name(groups.lines(a_group(), "g"))
+    said = {(name, one.baseline): groups.statement(line, one) for name, line in found.items() for one in line.against}
+    assert said["up", "maml"].startswith("up is better than maml: +2.00 points")
+    assert said["both", "maml"].startswith("both is worse than maml: -4.00 points")
+    assert said["low", "maml"].endswith("no difference is seen.")
+
+
+def test_few_seeds_say_nothing() -> None:
+    found = by_name(groups.lines(a_group(seeds=2), "g"))
+    assert all(
+        groups.statement(line, one).endswith("of too few seeds to say anything.")
+        for line in found.values()
+        for one in line.against
+    )
+    assert not any(one.clear for line in found.values() for one in line.against)
+
+
+def test_what_would_stand_alone_may_not_stand_among_many() -> None:
+    one = next(line for line in groups.lines(a_group(), "g") if line.name == "up").against[0]
+    assert one.clear
+    assert not one._replace(adjusted_p=groups.SIGNIFICANCE).clear
+
+
+def test_other_groups_and_runs_outside_of_groups_do_not_count() -> None:
+    runs = [*a_group(), made("maml", 0, 10, group="h", variant="maml")]
+    alone = {key: value for key, value in runs[0].items() if key != "cell"}
+    assert groups.lines([*runs, alone], "g") == groups.lines(a_group(), "g")
+    assert groups.names([*runs, alone]) == ["g", "h"]
+    assert groups.lines(runs, "nothing") == []
+
+
+def test_cells_without_a_common_seed_are_not_compared() -> None:
+    lines = groups.lines([made("maml", 0, 40, variant="maml"), made("low", 1, 40, variant="low")], "g")
+    assert [line.against for line in lines] == [(), ()]

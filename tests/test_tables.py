@@ -1,0 +1,58 @@
+"""Tables of text show each figure with what it needs to be read."""
+
+from __future__ import annotations
+
+import pytest
+from made_results import a_group, made
+
+from sharp_maml_core import groups, tables
+from sharp_maml_core.errors import UserError
+from sharp_maml_core.theory.paper_tables import TABLES
+
+
+def runs_of_table(seeds: int = 3, **settings: object) -> list[dict]:
+    given = {"dataset": "omniglot", "n_way": 20, "k_shot": 1, "variant": "maml", **settings}
+    return [made("maml", seed, 45, schedule="paper", **given) for seed in range(seeds)]
+
+
+def test_a_table_of_the_paper_has_all_its_rows_and_ours_beside_them() -> None:
+    rows = tables.paper_rows(runs_of_table(), 4)
+    assert [row["paper"] for row in rows] == [row.accuracy for row in TABLES[4].rows]
+    verdicts = {row["method"]: row["verdict"] for row in rows}
+    assert verdicts.pop("MAML (reproduced)") == "differs"
+    assert set(verdicts.values()) == {"not run"}
+    (mine,) = [row for row in rows if row["ours"]]
+    assert "±" in mine["ours"]
+    assert mine[tables.DETAILS].startswith("0, 1, 2; 100; ")
+
+
+def test_another_schedule_is_another_table() -> None:
+    runs = runs_of_table()
+    assert not any(row["ours"] for row in tables.paper_rows(runs, 4, "short"))
+
+
+def test_a_single_seed_has_no_interval_and_no_verdict() -> None:
+    (mine,) = [row for row in tables.paper_rows(runs_of_table(1), 4) if row["ours"]]
+    assert "±" not in mine["ours"]
+    assert mine["verdict"] == "too few seeds"
+
+
+def test_what_has_to_be_said_is_said() -> None:
+    runs = [run | {"data_notes": {"train": "57 of 64 classes"}} for run in runs_of_table()]
+    assert tables.notes(runs, 4) == ["57 of 64 classes"]
+    assert tables.notes(runs, 1) == []
+
+
+def test_a_table_that_there_is_not() -> None:
+    with pytest.raises(UserError, match="number=6 is not allowed: it must be one of 1, 2, 3, 4, 5"):
+        tables.paper_rows([], 6)
+
+
+def test_a_group_has_a_column_for_each_baseline_and_stars_for_what_stands() -> None:
+    rows = {row["cell"]: row for row in tables.group_rows(groups.lines(a_group(), "g"))}
+    assert rows["maml"]["less maml, points"] == rows["maml"]["less maml-2x, points"] == ""
+    assert rows["up"]["less maml, points"].startswith("+2.00 (")
+    assert rows["up"]["less maml, points"].endswith(")*")
+    assert not rows["low"]["less maml, points"].endswith("*")
+    assert rows["both"]["meta-gradients"] == "240"
+    assert len({tuple(row) for row in rows.values()}) == 1

@@ -14,6 +14,9 @@ from tiny import tiny
 from experiments.store import Store
 from sharp_maml_core import published
 
+# A dozen processes that each load PyTorch: on a busy machine that takes minutes.
+pytestmark = pytest.mark.timeout(1200)
+
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 
 
@@ -30,7 +33,7 @@ def snakemake(folder: Path, store: Store, *options: str, **environment: str) -> 
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1000,
     )
 
 

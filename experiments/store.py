@@ -68,11 +68,11 @@ class Store:
         return [found for path in sorted(paths) if (found := _read(path)) is not None and "cell" in found]
 
 
-def collect(run: Run, store: Store, train_tasks: int = TRAIN_TASKS) -> dict[str, Any]:
+def collect(run: Run, store: Store) -> dict[str, Any]:
     """Make the result file of a finished run, and return what it says.
 
     Besides result.json it has `cell` (name, group, schedule), `test` (how many of how many questions each test task
-    got right), `validations` (iteration and score), and `train`: the accuracy on `train_tasks` tasks of the training
+    got right), `validations` (iteration and score), and `train`: the accuracy on up to 600 tasks of the training
     classes, whose gap to the test accuracy is the generalisation error of Section 5.3.
 
     Raises UserError for a run that is not finished, is damaged, or has other settings than its cell.
@@ -91,6 +91,7 @@ def collect(run: Run, store: Store, train_tasks: int = TRAIN_TASKS) -> dict[str,
         for row in rundir.read_rows(folder / rundir.METRICS)
         if "val_score" in row
     ]
+    train_tasks = min(TRAIN_TASKS, result["eval_tasks"])
     seen = evaluate_run(folder, n_tasks=train_tasks, split="train", progress=False)
     result["train"] = {"mean": seen.mean, "interval_95": seen.interval, "tasks": train_tasks}
     try:

@@ -171,7 +171,7 @@ class Queue:
             self._in_use(run)
             return
         done = note_partial(run, self._store, self._device)
-        why = _last_line(self._log(run)) if status > 0 else f"killed by {signal.Signals(-status).name}"
+        why = _last_line(self._log(run)) if status > 0 else f"killed by {signal.Signals(-status).name}."
         if status != MEND and job.tries < TRIES:
             self._say(f"again    {run.name}: {why} It goes on from iteration {done}.")
             self._begin(run, job.tries + 1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import SMALL, flags, start, write_image_folder
 
-from sharp_maml_core import memory, rundir
+from sharp_maml_core import DeviceLost, memory, rundir
 from sharp_maml_core.__main__ import main
 from sharp_maml_core.config import FIELDS
 
@@ -237,3 +237,11 @@ def test_a_process_ends_with_these_codes_and_no_traceback(tmp_path: Path) -> Non
     assert output == ""
     assert_one_sentence(errors, "variant='bogus'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lost_gpu_ends_with_75_which_asks_to_be_tried_again(monkeypatch: pytest.MonkeyPatch, images: Path) -> None:
+    def lose(*arguments: object, **options: object) -> None:
+        raise DeviceLost("gone")
+
+    monkeypatch.setattr("sharp_maml_core.__main__.run_experiment", lose)
+    assert main(small(dataset=images)) == 75

@@ -26,7 +26,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = ("help", "env", "train", "test", "lint", "book", "bench", "clean")
+TARGETS = ("help", "env", "train", "results", "test", "lint", "book", "bench", "clean")
 
 
 def _pins() -> dict[str, Requirement]:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from sharp_maml_core import (
     Config,
+    DeviceLost,
     Diverged,
     Episode,
     UserError,
@@ -411,6 +412,43 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert kept.iteration == 2
     experiment(tmp_path)
     assert_same_outcome(tmp_path, finished)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    ],
+)
+def test_a_lost_gpu_is_said_and_costs_what_came_after_the_checkpoint(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    save = rundir.save_state
+
+    def save_state(folder: Path, state: Any, data: Any) -> None:
+        if state.iteration == 4:
+            raise error
+        save(folder, state, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir, "save_state", save_state)
+        with pytest.raises(
+            DeviceLost, match=r"The device cpu failed \((CUDA|cuDNN) error: [^\n]*\)\. .* goes on"
+        ) as caught:
+            experiment(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    experiment(tmp_path)
+    assert_same_outcome(tmp_path, finished)
+
+
+def test_other_errors_are_not_taken_for_a_lost_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_state(folder: Path, state: Any, data: Any) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(rundir, "save_state", save_state)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        experiment(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Ru
     store, runs = tiny(tmp_path_factory.mktemp("place"))
     for name in ("g-maml-seed0", "g-both-seed0"):
         run_experiment(runs[name].cell.config(0, "cpu"), store.folder(runs[name]), progress=False)
-    collect(runs["g-maml-seed0"], store, train_tasks=4)
+    collect(runs["g-maml-seed0"], store)
     return store, runs
 
 
@@ -36,7 +36,7 @@ def test_a_result_has_what_the_run_said_and_where_it_belongs(place: tuple[Store,
     assert {name: result[name] for name in said} == said
     assert result["cell"] == {"name": "g-maml", "group": "g", "schedule": "tiny"}
     assert [iteration for iteration, _ in result["validations"]] == [3, 6]
-    assert result["train"]["tasks"] == 4
+    assert result["train"]["tasks"] == 20
     assert published.setting_of(result) == ("glyphs", 3, 1, "maml", "tiny")
 
 
@@ -68,7 +68,7 @@ def test_states(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:
 def test_collecting_twice_gives_one_file(place: tuple[Store, dict[str, Run]]) -> None:
     store, runs = place
     before = store.path(runs["g-maml-seed0"]).read_bytes()
-    collect(runs["g-maml-seed0"], store, train_tasks=4)
+    collect(runs["g-maml-seed0"], store)
     assert [path.read_bytes() for path in store.results.glob("*.json")] == [before]
 
 
@@ -113,7 +113,7 @@ def test_a_full_disk_loses_nothing(place: tuple[Store, dict[str, Run]], monkeypa
         with pytest.raises(
             UserError, match=r"g-maml-seed0\.json could not be written \(No space left.*the same command"
         ):
-            collect(run, store, train_tasks=4)
+            collect(run, store)
     assert [(path.name, path.read_bytes()) for path in store.results.iterdir()] == [("g-maml-seed0.json", before)]
 
 
@@ -126,7 +126,7 @@ def test_a_partial_run_is_marked_and_is_no_result(place: tuple[Store, dict[str, 
     assert (partial["iterations"], partial["of"]) == (6, 6)
     assert published.load(tmp_path) == []
     assert [found["cell"]["name"] for found in other.measured()] == ["g-both"]
-    collect(run, other, train_tasks=4)
+    collect(run, other)
     assert not other.partial_path(run).exists()
     assert len(published.load(tmp_path)) == 1
 

@@ -14,25 +14,26 @@ from tiny import tiny
 from experiments.store import Store
 from sharp_maml_core import published
 
+# A dozen processes that each load PyTorch: on a busy machine that takes minutes.
+pytestmark = pytest.mark.timeout(1200)
+
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 
 
-def snakemake(
-    folder: Path, store: Store, names: str, *options: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def snakemake(folder: Path, store: Store, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     places = [f"runs={store.runs}", f"results={store.results}", f"cells={store.cells}"]
     profile = "slurm" if "SLURM_CONF" in environment else "local"
     return subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "-s", str(ROOT / "experiments" / "Snakefile"), *options),
             *("--profile", str(ROOT / "experiments" / "profiles" / profile)),
-            *("--config", f"names={names}", "device=cpu", *places),
+            *("--config", "names=g-maml", "device=cpu", *places),
         ],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1000,
     )
 
 

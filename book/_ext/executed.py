@@ -87,7 +87,7 @@ def _shown(app: Sphinx, page: str, name: str) -> Shown:
 def _how_it_was_made(app: Sphinx, shown: Shown) -> str:
     """A line of links, and the command."""
     written = shown.folder / f"{shown.name}-executed.ipynb"
-    nbformat.write(shown.notebook, written)
+    nbformat.write(_as_a_reader_has_it(shown.notebook), written)
     links = [
         f"{{download}}`The notebook </notebooks/{shown.name}.ipynb>`",
         f"{{download}}`as executed here </.executed/{written.name}>`",
@@ -97,6 +97,15 @@ def _how_it_was_made(app: Sphinx, shown: Shown) -> str:
     command = execution.command(shown.name, shown.parameters)
     made = f"Executed when the book was built: `{command}`. Figures with stored results under them only draw these."
     return f":::{{div}} notebook-links\n{' '.join(links)}\n\n{made}\n:::"
+
+
+def _as_a_reader_has_it(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Without the numbers that watched.py put beside figures: these are files of their own."""
+    copy = nbformat.from_dict(notebook)
+    for output in (output for cell in copy.cells for output in cell.get("outputs", [])):
+        output.get("data", {}).pop("application/json", None)
+    del copy.metadata[execution.NOTES]
+    return copy
 
 
 def _texts(shown: Shown, first: str, last: str) -> Iterator[str]:

@@ -28,12 +28,11 @@ def of_results(folder: Path, patterns: Iterable[str]) -> str:
         if not found:
             raise ExtensionError(f"book/results has nothing like {pattern}")
         paths += found
-    runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
         result = json.loads(path.read_text(encoding="utf-8"))
-        provenance = result.get("provenance", result)
-        runs.setdefault((f"`{provenance['command']}`", *_where(provenance)), []).append(result)
-    told = ". ".join("; ".join([*facts, *_told(results)]) for facts, results in runs.items())
+        runs.setdefault(result.get("provenance", result)["command"], []).append(result)
+    told = ". ".join("; ".join([f"`{command}`", *_told(results)]) for command, results in runs.items())
     links = ", ".join(f"{{download}}`{path.stem} </results/{path.relative_to(folder)}>`" for path in paths)
     return f"{told}. Stored: {links}."
 
@@ -56,6 +55,8 @@ def _told(results: list[dict[str, Any]]) -> list[str]:
             str(value) for result in results for value in _values(result, {k for k, v in names.items() if v == name})
         }
         told += [f"{name} {', '.join(sorted(values))}"] if values else []
+    origins = [_where(result.get("provenance", result)) for result in results]
+    told += [", ".join(dict.fromkeys(facts)) for facts in zip(*origins, strict=True)]
     seconds = sum(result.get("seconds", 0) for result in results)
     return [*told, f"{seconds:.0f} s"] if seconds else told
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ from builder import BOOK, ROOT, build
 
 sys.path.insert(0, str(BOOK / "_ext"))
 import repository
+
+EXECUTED = ("lemma1", "training", "landscapes", "convergence", "generalisation", "alpha")
 
 
 class _Page(HTMLParser):
@@ -97,12 +100,41 @@ def test_pages_say_whose_they_are(html: Path):
     assert 'data-default-mode="auto"' in text
 
 
+def test_equations_have_the_papers_numbers_and_lead_to_code_and_tests(html: Path):
+    for path in sorted(BOOK.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        for label in re.finditer(r"^\(eq-(\w+)\)=$", text, re.MULTILINE):
+            equation = text[label.end() :].partition("\n\n\n")[0].partition("(eq-")[0]
+            number = rf"\\tag\{{{label[1]}\}}|\\text\{{\({label[1]}\)\}}"
+            assert re.search(number, equation, re.IGNORECASE), f"{path.name}: {label[0]}"
+    for name in ("maml", "sam", "sharp-maml", *EXECUTED):
+        (lines, tests) = (
+            re.findall(pattern, (html / f"{name}.html").read_text(encoding="utf-8"), re.DOTALL)
+            for pattern in (r'<p class="implements">.*?</p>', r'<p class="implements">.*?test_\w+\.py')
+        )
+        assert lines, name
+        assert len(lines) == len(tests)
+        assert all('href="api' in line for line in lines), name
+
+
+def test_the_first_page_has_what_the_result_files_say(html: Path):
+    text = (html / "intro.html").read_text(encoding="utf-8")
+    table = text[text.index("results-at-a-glance") : text.index("the-method-on-half-a-page")]
+    (speed,) = (ROOT / "benchmarks" / "results").glob("speed-*.json")
+    relative = json.loads(speed.read_text())["results"]["mini-ImageNet, 5-way 1-shot"]["relative_to_maml"]
+    assert ", ".join(f"{relative[name]:.2f}" for name in ("low", "up", "both")) in table
+    certificate = json.loads((BOOK / "results" / "certificate" / "glyphs.json").read_text())
+    assert f"{certificate['certificates'][0]['bound']:.3f}" in table
+    verdicts = re.findall(r"^\*\*Verdict: ", (BOOK / "errata.md").read_text(), re.MULTILINE)
+    assert f"{len(verdicts)} were checked" in table
+
+
 # --- what is executed ------------------------------------------------------------------------------------------------
 
 
 def test_each_figure_and_table_says_where_it_comes_from_and_has_its_numbers(html: Path):
     shown = 0
-    for name in ("lemma1", "training", "landscapes", "convergence", "generalisation", "alpha"):
+    for name in EXECUTED:
         text = (html / f"{name}.html").read_text(encoding="utf-8")
         figures = re.findall(r'<figure class="[^"]*executed.*?</figure>', text, re.DOTALL)
         tables = re.findall(r'<div class="executed-table".*?<div class="stamp docutils">.*?</div>', text, re.DOTALL)
@@ -110,7 +142,7 @@ def test_each_figure_and_table_says_where_it_comes_from_and_has_its_numbers(html
         assert figures, name
         for block in figures + tables:
             stamp = block[block.rindex("<figcaption" if block in figures else '<div class="stamp') :]
-            assert re.search(r"source\s[0-9a-f]{8};", stamp), stamp
+            assert re.search(r"source\s[0-9a-f]{8}[;,]", stamp), stamp
             assert re.search(r"<code.*?(papermill|python)", stamp, re.DOTALL), stamp
             for file in re.findall(r'href="(_downloads/[^"]+)"', stamp):
                 assert (html / file).is_file()
@@ -121,7 +153,7 @@ def test_each_figure_and_table_says_where_it_comes_from_and_has_its_numbers(html
 
 
 def test_notebooks_are_offered_for_download_and_colab_only_where_it_can_open_them(html: Path):
-    for name in ("lemma1", "training", "landscapes", "convergence", "generalisation", "alpha"):
+    for name in EXECUTED:
         text = (html / f"{name}.html").read_text(encoding="utf-8")
         (links,) = re.findall(r'<div class="notebook-links docutils">.*?</div>', text, re.DOTALL)
         files = re.findall(r'href="(_downloads/[^"]+\.ipynb)"', links)

@@ -59,11 +59,8 @@ def test_its_figures_and_tables_come_with_their_numbers(notebook: Path) -> None:
     assert table["application/json"] == {"columns": ["a"], "index": [0, 1], "data": [[1.5], [None]]}
     notes = found.metadata.notes
     assert notes.parameters == {"number": 3}
-    assert notes.seconds.keys() == {"cell-0", "cell-1", "cell-2", "cell-3", "watch", "notes"} | (
-        notes.seconds.keys() - {f"cell-{i}" for i in range(4)}  # the cell of parameters that papermill puts in
-    )
+    assert {"cell-0", "cell-1", "cell-2", "cell-3"} <= notes.seconds.keys()
     assert {"book/results", "book/results/one.json", "sharp_maml_core/params.py"} <= notes.depends.keys()
-    assert "sharp_maml_core/config.py" not in notes.depends or "sharp_maml_core/adapt.py" in notes.depends
     assert not any(name.startswith("sharp_maml_core/theory") for name in notes.depends)
 
 
@@ -110,9 +107,8 @@ def test_prose_may_change_and_code_may_not(notebook: Path) -> None:
 
 def test_a_notebook_that_fails_is_told_with_its_error(notebook: Path) -> None:
     path = notebook / "notebooks" / "two.ipynb"
-    path.write_text(
-        (notebook / "notebooks" / "one.ipynb").read_text().replace("number: int = 1", "number: int = 1 / 0")
-    )
+    right = (notebook / "notebooks" / "one.ipynb").read_text()
+    path.write_text(right.replace("number: int = 1", "number: int = 1 / 0"))
     with pytest.raises(execution.FailedNotebook, match="ZeroDivisionError"):
         execution.executed("two", {"number": 3})
     assert not (execution.KEPT / "two.ipynb").exists()

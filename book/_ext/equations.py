@@ -1,6 +1,6 @@
 r"""Equations of several lines keep their number.
 
-Sphinx puts \begin{split} around whatever has a line break, and MathJax allows no \tag in there. An `aligned` needs none.
+Sphinx puts \begin{split} around all that has a line break, and MathJax allows no \tag in there. `aligned` needs none.
 """
 
 from __future__ import annotations

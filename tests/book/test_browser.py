@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def seen(html: Path, browser: Browser) -> dict[str, list[Seen]]:
+def seen(browser: Browser, html: Path) -> dict[str, list[Seen]]:
     """Every page in two windows: a wide light one and a phone in the dark. For listings of code the phone will do."""
     names = sorted(str(path.relative_to(html)) for path in html.rglob("*.html") if "_static" not in path.parts)
     names.remove("index.html")  # it leads on to the first page
@@ -130,7 +130,7 @@ def test_dark_is_dark_and_light_is_light(seen: dict[str, list[Seen]]) -> None:
     assert all(page.shade < 60 for page in seen["phone"])
 
 
-def test_the_search_finds_pages_from_disk(html: Path, browser: Browser) -> None:
+def test_the_search_finds_pages_from_disk(browser: Browser, html: Path) -> None:
     context = browser.new_context()
     page = opened(context)
     heard = complaints(page)

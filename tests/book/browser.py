@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 pytest.importorskip("playwright", reason="the extra `dev` is not installed")
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
@@ -45,6 +45,13 @@ def launched() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+def opened(context: BrowserContext) -> Page:
+    """A page that waits for as long as a busy machine may take."""
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    return page
 
 
 def complaints(page: Page) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from browser import PHONE, WIDE, complaints, launched
+from browser import PHONE, WIDE, complaints, launched, opened
 from builder import BOOK
 
 pytest.importorskip("axe_playwright_python", reason="the extra `dev` is not installed")
@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def seen(html: Path, browser: Browser) -> dict[str, list[Seen]]:
+def seen(browser: Browser, html: Path) -> dict[str, list[Seen]]:
     """Every page in two windows: a wide light one and a phone in the dark. For listings of code the phone will do."""
     names = sorted(str(path.relative_to(html)) for path in html.rglob("*.html") if "_static" not in path.parts)
     names.remove("index.html")  # it leads on to the first page
@@ -54,7 +54,7 @@ def seen(html: Path, browser: Browser) -> dict[str, list[Seen]]:
 
 
 def _read(context: BrowserContext, html: Path, names: list[str]) -> list[Seen]:
-    page = context.new_page()
+    page = opened(context)
     heard = complaints(page)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
@@ -130,12 +130,13 @@ def test_dark_is_dark_and_light_is_light(seen: dict[str, list[Seen]]) -> None:
     assert all(page.shade < 60 for page in seen["phone"])
 
 
-def test_the_search_finds_pages_from_disk(html: Path, browser: Browser) -> None:
-    page = browser.new_page()
+def test_the_search_finds_pages_from_disk(browser: Browser, html: Path) -> None:
+    context = browser.new_context()
+    page = opened(context)
     heard = complaints(page)
     page.goto(f"{(html / 'search.html').as_uri()}?q=sharpness")
     page.get_by_text("Search finished").wait_for()
     found = page.locator("#search-results a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert any(link.startswith("sam.html") for link in found)
     assert heard == []
-    page.close()
+    context.close()

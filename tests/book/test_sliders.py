@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import PHONE, WIDE, complaints, launched
+from browser import PHONE, WIDE, complaints, launched, opened
 from drawn import PIXEL, Drawn, read
 from playwright.sync_api import Browser, Locator, Page
 
@@ -32,13 +32,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, html: Path) -> Iterator[Page]:
-    page = browser.new_page(viewport=WIDE)
-    page.set_default_timeout(10_000)
+    context = browser.new_context(viewport=WIDE)
+    page = opened(context)
     heard = complaints(page)
     page.goto((html / "try.html").as_uri())
     yield page
     assert heard == []
-    page.close()
+    context.close()
 
 
 def figure(page: Page, name: str) -> Locator:
@@ -59,7 +59,8 @@ def move(root: Locator, **positions: int) -> Drawn:
 def test_without_javascript_one_sees_what_it_draws_at_first(
     name: str, page: Page, browser: Browser, html: Path
 ) -> None:
-    still = browser.new_page(viewport=PHONE, java_script_enabled=False)
+    context = browser.new_context(viewport=PHONE, java_script_enabled=False)
+    still = opened(context)
     still.goto((html / "try.html").as_uri())
     root = figure(still, name)
     assert root.get_by_role("img").is_visible()
@@ -70,7 +71,7 @@ def test_without_javascript_one_sees_what_it_draws_at_first(
     first = {str(i.get_attribute("name")): int(i.get_attribute("value") or "") for i in live.locator("input").all()}
     assert len(read(root).layer) > 2
     assert read(root) == move(live, **first)
-    still.close()
+    context.close()
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -118,7 +119,7 @@ def test_every_slider_moves_by_keys_and_says_so(name: str, page: Page) -> None:
 
 def test_a_finger_moves_a_slider_on_a_phone(browser: Browser, html: Path) -> None:
     context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True, device_scale_factor=2)
-    page = context.new_page()
+    page = opened(context)
     page.goto((html / "try.html").as_uri())
     for name in FIGURES:
         root = figure(page, name)

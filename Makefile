@@ -60,9 +60,10 @@ lint: $(STAMP) ## format and types only
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
-# -W: a warning fails it; -n: so does a reference to nowhere. What is stale is found by book/_ext/fresh.py.
+# One thread each: two notebooks are run at a time. -W: a warning fails it; -n: so does a reference to nowhere. What is
+# stale is found by book/_ext/fresh.py.
 book: $(STAMP) ## the book, in book/_build/html
-	$(BIN)/jupyter-book build -W -n --keep-going book
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build -W -n --keep-going book
 
 bench: $(STAMP) ## time and memory
 	$(BIN)/python -m benchmarks.speed

@@ -18,7 +18,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from sharp_maml_core import published
+from sharp_maml_core import groups, published
 from sharp_maml_core.landscape import measured, summary
 from sharp_maml_core.theory.paper_tables import TABLES
 
@@ -33,11 +33,13 @@ class AtAGlance(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Make its rows."""
         book = Path(self.env.srcdir)
-        self.env.note_dependency(str(book / "errata.md"))
+        for path in (book / "errata.md", *sorted((book / "results").glob("*.json"))):
+            self.env.note_dependency(str(path))
         rows = [
             HEAD,
             ("---",) * len(HEAD),
             *_accuracies(book),
+            *_gains(book),
             *_costs(),
             *_flatness(book),
             *_bounds(book),
@@ -59,6 +61,33 @@ def _accuracies(book: Path) -> Iterator[tuple[str, ...]]:
     )
     counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     yield "Do the accuracies of Tables 1 to 5 come out again?", f"{verdicts.total()} figures", counted, "[](results.md)"
+
+
+def _gains(book: Path) -> Iterator[tuple[str, ...]]:
+    """Of each group of runs with enough seeds, the paired differences to MAML; a star for what stands."""
+    results = published.load(book / "results")
+    printed = [
+        float(row.accuracy) - next(float(base.accuracy) for base in table.rows if base.method == "maml")
+        for table in TABLES.values()
+        for row in table.rows
+        if row.method in SHARP
+    ]
+    for group in groups.names(results):
+        against = {
+            line.name: one
+            for line in groups.lines(results, group)
+            for one in line.against
+            if one.baseline == "maml" and len(one.difference.seeds) >= published.SEEDS
+        }
+        if against:
+            yield (
+                f"How much more accurate than `maml` are others? {group}; a star: more than chance",
+                f"{min(printed):+.2f} to {max(printed):+.2f} points",
+                ", ".join(
+                    f"`{name}` {one.difference.mean:+.2f}{'*' if one.clear else ''}" for name, one in against.items()
+                ),
+                "[](results.md)",
+            )
 
 
 def _costs() -> Iterator[tuple[str, ...]]:

@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,8 +38,6 @@ TIMEOUT = timedelta(minutes=30)
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 GO_ON, STOP, FAILED = 0, 1, 2  # votes; FAILED + i says which process failed
-
-Result = TypeVar("Result")
 
 _together = False
 _splitting: int | None = None
@@ -144,7 +142,7 @@ def agree(asked: bool = False) -> bool:
     return outcome == STOP
 
 
-def after_first(load: Callable[[], Result]) -> Result:
+def after_first(load: Callable[[], Any]) -> Any:
     """What `load` gives, in the first process of each machine before the others, who find what it fetched."""
     ahead = not _together or os.environ["LOCAL_RANK"] == "0"
     found = [load()] if ahead else []

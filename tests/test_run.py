@@ -434,7 +434,7 @@ def test_a_lost_gpu_is_said_and_costs_what_came_after_the_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(rundir, "save_state", save_state)
         with pytest.raises(
-            DeviceLost, match=r"The device cpu failed \((CUDA|cuDNN) error: [^\n]*\)\. .* goes on"
+            DeviceLost, match=r"The device failed \((CUDA|cuDNN) error: [^\n]*\)\. .* goes on"
         ) as caught:
             experiment(tmp_path)
     assert str(tmp_path) in str(caught.value)

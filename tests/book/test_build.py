@@ -202,7 +202,9 @@ def _small(folder: Path, pages: dict[str, str]) -> Path:
     for name, text in pages.items():
         (book / f"{name}.md").write_text(text, encoding="utf-8")
     first, *others = pages
-    contents = {"format": "jb-book", "root": first, "chapters": [{"file": name} for name in others]}
+    contents = {"format": "jb-book", "root": first} | (
+        {"chapters": [{"file": name} for name in others]} if others else {}
+    )
     (book / "_toc.yml").write_text(yaml.safe_dump(contents))
     return book
 

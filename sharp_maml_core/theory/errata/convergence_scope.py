@@ -54,8 +54,8 @@ def lemma5_one_batch() -> Figures:
     vanishes with 1/T can hold. With Lipschitz samples the bias is O(alpha_up) (`convergence_bounds.one_batch_bias`).
 
     rough_.., smooth_..     |E h (one batch) - E h (eps apart)|, averaged over a period, alpha_up 0.1 and 0.001, sigma 1
-    one_batch, independent  1/T sum_t |grad F|^2 from the minimum of F, T = 400, rough noise, 64 repetitions; the way on so
-                            short a wave is chaotic, and processors that round otherwise agree on a digit or two
+    one_batch, independent  1/T sum_t |grad F|^2 from the minimum of F, T = 400, rough noise, 64 repetitions; the way
+                            on so short a wave is chaotic: processors that round otherwise agree on a digit or two
     eq35                    with 4 sigma^2: it holds for independent batches, and one batch breaks it
     """
     generator = torch.Generator().manual_seed(0)

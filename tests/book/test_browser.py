@@ -14,6 +14,8 @@ pytest.importorskip("axe_playwright_python", reason="the extra `dev` is not inst
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page
 
+pytestmark = pytest.mark.timeout(1800)  # one of them builds the whole book, while others wait for it
+
 SERIOUS = ("serious", "critical")
 # Axe would fetch the style sheets once more by script, which no page may do that was opened from disk.
 AXE = {"preload": False, "resultTypes": ["violations"]}

@@ -18,6 +18,8 @@ from builder import BOOK, ROOT, build
 sys.path.insert(0, str(BOOK / "_ext"))
 import repository
 
+pytestmark = pytest.mark.timeout(1800)  # one of them builds the whole book, while others wait for it
+
 EXECUTED = ("lemma1", "training", "landscapes", "convergence", "generalisation", "alpha")
 
 

@@ -20,6 +20,8 @@ from sharp_maml_core.theory import census, zoo
 from sharp_maml_core.theory.experiments import paper_experiments
 from sharp_maml_core.theory.lemma1 import composed
 
+pytestmark = pytest.mark.timeout(1800)  # one of them builds the whole book, while others wait for it
+
 FIGURES = ("lemma1-double-well", "bounds", "alpha-double-well", "alpha-conv4")
 COORDINATE, LOSS = 5.1e-4, 5.1e-4  # exported with 3 decimals, and with 4 significant digits
 

@@ -172,6 +172,12 @@ class Config:
     data_root: str = setting("", "folder of the data sets; empty: $SHARP_MAML_DATA, else the user's cache", ANYTHING)
     download: bool = setting(False, "fetch a missing data set through Torchmeta", EITHER)
     filters: int = setting(64, "filters of each convolution", at_least(1), "Section 5.1")
+    downsampling: str = setting(
+        "pool",
+        "how a block halves an image: pool, by max-pooling; stride, by its convolution, at a third of the cost",
+        one_of("pool", "stride"),
+        "pool: Section 5.1; stride: Finn et al. on Omniglot",
+    )
 
     # The run
     iterations: int = setting(1000, "meta-iterations, T", at_least(1), "released README: 60000")
@@ -206,6 +212,8 @@ class Config:
             check(f.name, value, f.metadata["allowed"])
         if self.query_precision == "bfloat16" and self.dtype == "float64":
             raise invalid("query_precision", "bfloat16", "full with dtype float64, which autocast leaves alone")
+        if self.downsampling == "stride" and self.variant == "cavia":
+            raise invalid("downsampling", "stride", "pool with variant cavia, whose block with a context pools")
         self.torch_device  # noqa: B018  a device that is not there is an error now, not after the data are loaded
 
     @property

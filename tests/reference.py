@@ -146,6 +146,15 @@ def conv4(params: Tensors, x: Tensor) -> Tensor:
     return F.linear(x.flatten(1), params["head.weight"], params["head.bias"])
 
 
+def strided_conv4(params: Tensors, x: Tensor) -> Tensor:
+    """Finn et al.'s for Omniglot: the positions that a stride leaves out are computed, and thrown away."""
+    for block in range(4):
+        name = f"features.{block}"
+        x = F.conv2d(x, params[f"{name}.conv.weight"], params[f"{name}.conv.bias"], padding=1)[:, :, ::2, ::2]
+        x = torch.relu(batch_norm(x, params[f"{name}.norm.weight"], params[f"{name}.norm.bias"]))
+    return F.linear(x.mean(3).mean(2), params["head.weight"], params["head.bias"])
+
+
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     mean = x.mean((0, 2, 3), keepdim=True)
     variance = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)

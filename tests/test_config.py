@@ -20,6 +20,7 @@ CHOICES = {
     "outer_optimizer": ["adam", "sgd"],
     "outer_schedule": ["constant", "linear", "cosine"],
     "reptile_optimizer": ["adam", "sgd"],
+    "downsampling": ["pool", "stride"],
     "dtype": ["float32", "float64"],
     "query_precision": ["full", "bfloat16"],
     "task_map": ["auto", "loop", "vmap"],
@@ -134,6 +135,11 @@ def test_choices_are_listed_in_the_refusal(name):
     for value in CHOICES[name]:
         assert getattr(Config(**{name: value}), name) == value
     assert refused(name, "bogus").endswith(f"it must be one of {', '.join(CHOICES[name])}.")
+
+
+def test_what_has_no_strides_refuses_them():
+    with pytest.raises(UserError, match=r"^downsampling='stride' is not allowed: it must be pool with variant cavia"):
+        Config(variant="cavia", downsampling="stride")
 
 
 @pytest.mark.parametrize("name", ["dataset", "device"])

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import draw, moved
-from reference import conv4, mlp
+from reference import conv4, mlp, strided_conv4
 from torch.func import functional_call
 
 from sharp_maml_core.errors import UserError
-from sharp_maml_core.models import MLP, Conv4, ConvBlock
+from sharp_maml_core.models import MLP, Conv4, ConvBlock, StridedConv4
 
 
 def parameters(model):
@@ -35,8 +35,21 @@ def test_conv4_computes_the_usual_network(shape, filters):
     torch.testing.assert_close(got, conv4(params, x), rtol=1e-12, atol=1e-12)
 
 
-def test_features_and_head_are_the_whole():
-    model, x = Conv4((1, 28, 28), 5, 8), torch.rand(4, 1, 28, 28)
+@pytest.mark.parametrize(("shape", "filters"), [((1, 28, 28), 8), ((3, 20, 33), 4), ((2, 1, 5), 3)])
+def test_a_stride_leaves_out_every_second_position(shape, filters):
+    model = StridedConv4(shape, 5, filters)
+    params, x = parameters(model), draw(3, *shape, seed=1)
+    torch.testing.assert_close(functional_call(model, params, x), strided_conv4(params, x), rtol=1e-12, atol=1e-12)
+
+
+def test_with_strides_the_network_for_omniglot_is_as_large():
+    count = sum(p.numel() for p in StridedConv4((1, 28, 28), 20).parameters())
+    assert count == sum(p.numel() for p in Conv4((1, 28, 28), 20).parameters())
+
+
+@pytest.mark.parametrize("network", [Conv4, StridedConv4])
+def test_features_and_head_are_the_whole(network):
+    model, x = network((1, 28, 28), 5, 8), torch.rand(4, 1, 28, 28)
     assert model.features(x).shape == (4, 8)
     assert torch.equal(model.head(model.features(x)), model(x))
 

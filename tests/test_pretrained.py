@@ -42,6 +42,13 @@ def test_an_unfinished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Train it to the end first" in capsys.readouterr().err
 
 
+def test_a_network_that_is_not_conv4_is_refused(tmp_path: Path) -> None:
+    images = {split: value.repeat_interleave(3, -1).repeat_interleave(3, -2) for split, value in easy_data().items()}
+    run_experiment(small_config("maml", downsampling="stride"), tmp_path / "run", data=images, progress=False)
+    with pytest.raises(UserError, match="downsampling='stride' is not allowed: it must be one of pool"):
+        pretrained.keep(tmp_path / "run", "x", tmp_path)
+
+
 def test_an_unknown_name_lists_what_there_is(run: Path, tmp_path: Path) -> None:
     pretrained.keep(run, "a", tmp_path)
     with pytest.raises(UserError, match="name='b' is not allowed: it must be one of a"):

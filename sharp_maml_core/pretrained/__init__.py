@@ -59,10 +59,14 @@ def load(
 
 
 def keep(run: str | Path, name: str, folder: Path = HERE) -> None:
-    """Copy a finished run's best parameters, as float16, and its result. Raises UserError for an unfinished run."""
+    """Copy a finished run's best parameters, as float16, and its result.
+
+    Raises UserError for an unfinished run, and for one of another network than Conv4.
+    """
     result = rundir.read_result(Path(run))
     if result is None:
         raise invalid("run", str(run), f"a finished run, with a {rundir.RESULT}", "Train it to the end first.")
+    check("downsampling", config_from(result["config"]).downsampling, one_of("pool"))
     params = rundir.load_model(Path(run))
     rundir.save_params(folder / f"{name}.safetensors", {key: value.half() for key, value in params.items()})
     write_json(folder / f"{name}.json", result)

@@ -150,7 +150,7 @@ def _watched(scene: Scene, config: Config, seen: list[_Look]) -> GradientPass:
     rule, problem = _rule(config), _problem(scene)
 
     def once(params: Params, episode: Episode, looks: Any, generator: torch.Generator | None) -> MetaGradient:
-        outcome = task_gradient(rule, problem, params, {}, looks)
+        outcome = task_gradient(rule, problem, params, {}, looks, kept_graphs=rule.steps)  # graphs of two numbers
         seen.append(_Look(params[POINT], outcome))
         return MetaGradient(outcome.fast_gradient, {"query_loss": outcome.query_loss}, outcome.looks)
 

@@ -67,10 +67,13 @@ def testing(config: Config) -> float:
 
 
 def image(config: Config) -> float:
-    """The same for one image, forward through the four layers of Conv4."""
+    """The same for one image, forward through the four layers of Conv4, or of those with strides."""
     side, channels = SIDES.get(config.dataset, (28, 1))
     total, filters = 0, config.filters
+    strided = config.downsampling == "stride"
     for layer in range(4):
-        total += side * side * 9 * filters * (channels if layer == 0 else filters)
-        side //= 2
+        half = (side + 1) // 2 if strided else side // 2
+        positions = half * half if strided else side * side
+        total += positions * 9 * filters * (channels if layer == 0 else filters)
+        side = half
     return total / 1e9

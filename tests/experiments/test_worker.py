@@ -182,6 +182,15 @@ def test_measured_runs_make_the_estimate(tmp_path: Path) -> None:
     assert cost.seconds(runs["g-both-seed0"], store, "cpu", [own]) == pytest.approx(expected)
 
 
+def test_an_image_costs_what_its_convolutions_multiply():
+    """By hand: 3x3 weights from each channel to each filter, at every position that a layer gives."""
+    pool = cells.Config(dataset="omniglot", filters=8)
+    assert cost.image(pool) * 1e9 == pytest.approx(9 * 8 * (28**2 + 8 * (14**2 + 7**2 + 3**2)))
+    assert cost.image(pool.replace(downsampling="stride")) * 1e9 == pytest.approx(
+        9 * 8 * (14**2 + 8 * (7**2 + 4**2 + 2**2))
+    )
+
+
 def test_work_is_counted_in_forward_passes(tmp_path: Path) -> None:
     """One step of three images and a query pass of six, times two tasks: 9 and 12 passes of a support image."""
     _, runs = tiny(tmp_path)

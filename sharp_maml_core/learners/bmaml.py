@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,11 +31,11 @@ from torch import Tensor
 from ..config import Config
 from ..derivatives import gradient, vjp
 from ..episode import Episode
-from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, sharpen
 from ..network import HEAD, Network
 from ..params import Params, add_scaled, dot, scaled, select
 from ..svgd import svgd_direction
-from .common import mean_over_tasks, task_metrics
+from .common import mean_gradient, outer_gradient, task_metrics
 from .learner import Learner, Loss
 from .settings import only
 
@@ -102,23 +103,14 @@ def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
     ) -> MetaGradient:
-        how = task_map(config.task_map, episode)
-        grads, metrics = map_tasks(lambda task: one_task(params, task), (episode,), how, config.task_chunk or None)
-        return MetaGradient(mean_over_tasks(grads), mean_over_tasks(metrics), None)
+        check_model(params, episode.support_x[0])
+        return mean_gradient(config, partial(one_task, params), episode)
 
     whole = sharpen(once, config.alpha_up, adaptive=config.adaptive)
 
     def check_model(params: Params, x: Tensor) -> None:
         if shares:
             network.check_parts(params | {name: value[0] for name, value in select(params, own).items()}, x)
-
-    def meta_gradient(
-        params: Params, episode: Episode, generator: torch.Generator | None = None
-    ) -> tuple[Params, Metrics]:
-        check_model(params, episode.support_x[0])
-        with torch.inference_mode(False):  # inner gradients are needed, whatever is wanted of the outer ones
-            grads, metrics, _ = whole(params, episode, None, generator)
-        return grads, metrics
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         check_model(params, support_x)
@@ -135,7 +127,7 @@ def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
             for name, value in drawn[0].items()
         }
 
-    return Learner(init=init, gradient=meta_gradient, adapt=adapt_one, predict=predict)
+    return Learner(init=init, gradient=outer_gradient(whole), adapt=adapt_one, predict=predict)
 
 
 def _rows(particles: Params) -> Tensor:

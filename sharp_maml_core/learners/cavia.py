@@ -24,10 +24,10 @@ from ..adapt import InnerRule, Look, Problem, adapt, task_gradient
 from ..config import Config
 from ..episode import Episode
 from ..errors import invalid
-from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, sharpen
 from ..network import CONTEXT, Network
 from ..params import Params, select
-from .common import kept_graphs, mean_over_tasks, task_metrics
+from .common import kept_graphs, mean_gradient, outer_gradient, task_metrics
 from .learner import Learner, Loss
 from .maml import whole_network
 
@@ -63,16 +63,9 @@ def cavia(config: Config, network: Network, loss: Loss) -> Learner:
             metrics = task_metrics(outcome.query_loss, outcome.outputs, task.query_y)
             return outcome.context_gradient, metrics, outcome.looks
 
-        how = task_map(config.task_map, episode)
-        grads, metrics, looked = map_tasks(one_task, (episode, looks or []), how, config.task_chunk or None)
-        return MetaGradient(mean_over_tasks(grads), mean_over_tasks(metrics), looked)
+        return mean_gradient(config, one_task, episode, looks or [])
 
     whole = sharpen(once, config.alpha_up, adaptive=config.adaptive, reuse=config.reuse_lower_perturbation)
-
-    def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
-        with torch.inference_mode(False):  # inner gradients are needed, whatever is wanted of the outer ones
-            grads, metrics, _ = whole(params, episode, None, generator)
-        return grads, metrics
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         task = Episode(support_x, support_y, support_x[:0], support_y[:0])
@@ -84,7 +77,7 @@ def cavia(config: Config, network: Network, loss: Loss) -> Learner:
         params = network.init(generator, config.torch_dtype, config.torch_device)
         return select(params, lambda name: name not in shapes)
 
-    return Learner(init=init, gradient=gradient, adapt=adapt_one, predict=network.forward)
+    return Learner(init=init, gradient=outer_gradient(whole), adapt=adapt_one, predict=network.forward)
 
 
 def _inner_rule(config: Config, at_test: bool = False) -> InnerRule:

@@ -1,6 +1,9 @@
-"""What the learners share: how precise the query pass is, what is reported of a task, the mean over tasks."""
+"""What the learners share: the mean over tasks, what they report, how precise the query pass is."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +11,30 @@ from torch import Tensor
 from ..config import Config
 from ..episode import Episode
 from ..errors import invalid
-from ..meta import Metrics
+from ..meta import GradientPass, MetaGradient, Metrics, map_tasks, task_map
+from ..params import Params
+from .learner import Gradient
+
+
+def mean_gradient(config: Config, one_task: Callable[..., Any], episode: Episode, *more: Any) -> MetaGradient:
+    """The mean over the tasks of an episode of what `one_task` gives of each: gradients, metrics, and its looks if any.
+
+    one_task  gets the task and its part of each of `more`, trees of tensors with the tasks in front
+    """
+    how = task_map(config.task_map, episode)
+    grads, metrics, *looks = map_tasks(one_task, (episode, *more), how, config.task_chunk or None)
+    return MetaGradient(mean_over_tasks(grads), mean_over_tasks(metrics), looks[0] if looks else None)
+
+
+def outer_gradient(whole: GradientPass) -> Gradient:
+    """What a learner gives of a pass: gradients and metrics."""
+
+    def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
+        with torch.inference_mode(False):  # inner gradients are needed, whatever is wanted of the outer ones
+            grads, metrics, _ = whole(params, episode, None, generator)
+        return grads, metrics
+
+    return gradient
 
 
 def task_metrics(query_loss: Tensor, outputs: Tensor, targets: Tensor) -> Metrics:

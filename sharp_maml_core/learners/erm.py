@@ -24,14 +24,13 @@ from torch import Tensor
 from ..config import Config
 from ..data.episodes import n_classes
 from ..data.split import RegressionSplit, Split
-from ..derivatives import gradient as gradient_of
-from ..derivatives import value_and_gradients
+from ..derivatives import gradient, value_and_gradients
 from ..episode import Episode
 from ..errors import invalid
-from ..meta import MetaGradient, Metrics, sharpen
+from ..meta import MetaGradient, sharpen
 from ..network import FEATURES, Network
 from ..params import Params, add_scaled, select
-from .common import refuse_alpha_low, task_metrics
+from .common import outer_gradient, refuse_alpha_low, task_metrics
 from .learner import Learner, Loss
 
 WEIGHT, BIAS = "task.weight", "task.bias"
@@ -50,6 +49,7 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
     ) -> MetaGradient:
+        network.check_parts(params, episode.support_x[0])
         x = torch.cat([episode.support_x, episode.query_x], 1).flatten(0, 1)
         y = torch.cat([episode.support_y, episode.query_y], 1).flatten()
 
@@ -61,12 +61,6 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
         return MetaGradient(grads, task_metrics(value, outputs, y), None)
 
     whole = sharpen(once, config.alpha_up, adaptive=config.adaptive)
-
-    def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
-        network.check_parts(params, episode.support_x[0])
-        with torch.inference_mode(False):
-            grads, metrics, _ = whole(params, episode, None, generator)
-        return grads, metrics
 
     def adapt(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         network.check_parts(params, support_x)
@@ -81,7 +75,7 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
                 BIAS: features.new_zeros(config.n_way),
             }
             for _ in range(steps):
-                head = add_scaled(head, gradient_of(support_loss, head), -config.inner_lr)
+                head = add_scaled(head, gradient(support_loss, head), -config.inner_lr)
             return select(params, lambda name: name.startswith(FEATURES)) | head
 
     def predict(fast: Params, query_x: Tensor) -> Tensor:
@@ -89,7 +83,7 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
 
     return Learner(
         init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
-        gradient=gradient,
+        gradient=outer_gradient(whole),
         adapt=adapt,
         predict=predict,
         labels="split",

@@ -17,6 +17,7 @@ how far they got: `cg_residual`, and `cg_stopped`, the share of tasks in which s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,11 +26,11 @@ from torch import Tensor
 from ..config import Config
 from ..derivatives import gradient, value_and_gradients, vjp
 from ..episode import Episode
-from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, sharpen
 from ..network import Network
 from ..params import Params, add_scaled
 from ..solvers import conjugate_gradient
-from .common import mean_over_tasks, precision_of, task_metrics
+from .common import mean_gradient, outer_gradient, precision_of, task_metrics
 from .learner import Learner, Loss
 from .settings import only
 
@@ -76,22 +77,9 @@ def imaml(config: Config, network: Network, loss: Loss) -> Learner:
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
     ) -> MetaGradient:
-        grads, metrics = map_tasks(
-            lambda task: one_task(params, task),
-            (episode,),
-            task_map(config.task_map, episode),
-            config.task_chunk or None,
-        )
-        return MetaGradient(mean_over_tasks(grads), mean_over_tasks(metrics), None)
+        return mean_gradient(config, partial(one_task, params), episode)
 
     whole = sharpen(once, config.alpha_up, adaptive=config.adaptive)
-
-    def meta_gradient(
-        params: Params, episode: Episode, generator: torch.Generator | None = None
-    ) -> tuple[Params, Metrics]:
-        with torch.inference_mode(False):  # inner gradients are needed, whatever is wanted of the outer ones
-            grads, metrics, _ = whole(params, episode, None, generator)
-        return grads, metrics
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         with torch.inference_mode(False):
@@ -99,7 +87,7 @@ def imaml(config: Config, network: Network, loss: Loss) -> Learner:
 
     return Learner(
         init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
-        gradient=meta_gradient,
+        gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,
     )

@@ -23,10 +23,10 @@ from ..adapt import InnerRule, Problem, adapt, task_gradient
 from ..config import Config
 from ..episode import Episode
 from ..kfac import Shapes, layer_shapes, loss_and_log_det
-from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, sharpen
 from ..network import Network
 from ..params import Params, select
-from .common import kept_graphs, mean_over_tasks, task_metrics
+from .common import kept_graphs, mean_gradient, outer_gradient, task_metrics
 from .learner import Learner, Loss
 from .settings import only
 
@@ -73,16 +73,9 @@ def llama(config: Config, network: Network, loss: Loss) -> Learner:
             grads = {name: by_name[name] for name in params}
             return grads, task_metrics(value, outputs, task.query_y) | {"log_det": log_det}
 
-        how = task_map(config.task_map, episode)
-        grads, metrics = map_tasks(one_task, (episode,), how, config.task_chunk or None)
-        return MetaGradient(mean_over_tasks(grads), mean_over_tasks(metrics), None)
+        return mean_gradient(config, one_task, episode)
 
     whole = sharpen(once, config.alpha_up, adaptive=config.adaptive)
-
-    def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
-        with torch.inference_mode(False):  # inner gradients are needed, whatever is wanted of the outer ones
-            grads, metrics, _ = whole(params, episode, None, generator)
-        return grads, metrics
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         task = Episode(support_x, support_y, support_x[:0], support_y[:0])
@@ -91,7 +84,7 @@ def llama(config: Config, network: Network, loss: Loss) -> Learner:
 
     return Learner(
         init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
-        gradient=gradient,
+        gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,
     )

@@ -17,11 +17,11 @@ from ..config import Config
 from ..derivatives import vjp
 from ..episode import Episode
 from ..errors import invalid
-from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, sharpen
 from ..network import FEATURES, HEAD, Network
 from ..params import Params, select
 from ..sharpness import is_off
-from .common import kept_graphs, mean_over_tasks, precision_of, task_metrics
+from .common import kept_graphs, mean_gradient, outer_gradient, precision_of, task_metrics
 from .learner import Learner, Loss
 
 
@@ -90,12 +90,9 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             grads = pull_back(outcome.fast_gradient, outcome.context_gradient)
             return grads, task_metrics(outcome.query_loss, outcome.outputs, task.query_y), outcome.looks
 
+        check_model(params, episode.support_x[0])
         masks = _random_weights(rule, select(params, adapted), episode.n_tasks, generator)
-        per_task = map_tasks(
-            one_task, (episode, looks or [], masks), task_map(config.task_map, episode), config.task_chunk or None
-        )
-        grads, metrics, looked = per_task
-        return MetaGradient(mean_over_tasks(grads), mean_over_tasks(metrics), looked)
+        return mean_gradient(config, one_task, episode, looks or [], masks)
 
     whole = sharpen(
         once,
@@ -103,12 +100,6 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
         adaptive=config.adaptive,
         reuse=config.reuse_lower_perturbation,
     )
-
-    def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
-        check_model(params, episode.support_x[0])
-        with torch.inference_mode(False):  # inner gradients are needed, whatever is wanted of the outer ones
-            grads, metrics, _ = whole(params, episode, None, generator)
-        return grads, metrics
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         check_model(params, support_x)
@@ -121,7 +112,7 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
 
     return Learner(
         init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
-        gradient=gradient,
+        gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,
     )

@@ -31,14 +31,13 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..derivatives import Pullback, value_and_gradients, vjp
-from ..derivatives import gradient as gradient_of
+from ..derivatives import Pullback, gradient, value_and_gradients, vjp
 from ..episode import Episode
 from ..errors import invalid
-from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, sharpen
 from ..network import Network
 from ..params import Params, add_scaled, select
-from .common import kept_graphs, mean_over_tasks, precision_of, refuse_alpha_low, task_metrics
+from .common import kept_graphs, mean_gradient, outer_gradient, precision_of, refuse_alpha_low, task_metrics
 from .learner import Gradient, Learner, Loss
 
 RATE = "rate/"
@@ -97,30 +96,19 @@ def mamlpp(config: Config, network: Network, loss: Loss) -> Learner:
             def one_task(task: Episode) -> tuple[Params, Metrics]:
                 return _task_gradient(config, network, loss, plan, at, task, per_step)
 
-            how = task_map(config.task_map, episode)
-            grads, metrics = map_tasks(one_task, (episode,), how, config.task_chunk or None)
-            ordered = {name: grads[name] for name in params}
-            return MetaGradient(mean_over_tasks(ordered), mean_over_tasks(metrics), None)
+            grads, metrics, _ = mean_gradient(config, one_task, episode)
+            return MetaGradient({name: grads[name] for name in params}, metrics, None)
 
         return once
 
     def annealed(iteration: int) -> Gradient:
-        whole = sharpen(pass_of(plan_of(config, iteration)), config.alpha_up, adaptive=config.adaptive)
-
-        def gradient(
-            params: Params, episode: Episode, generator: torch.Generator | None = None
-        ) -> tuple[Params, Metrics]:
-            with torch.inference_mode(False):
-                grads, metrics, _ = whole(params, episode, None, generator)
-            return grads, metrics
-
-        return gradient
+        return outer_gradient(sharpen(pass_of(plan_of(config, iteration)), config.alpha_up, adaptive=config.adaptive))
 
     def adapt(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         with torch.inference_mode(False):
             phi, rates, contexts = unpack(params)
             for step in range(config.eval_inner_steps or steps):
-                descent = gradient_of(_loss_on(network, loss, support_x, support_y), phi, contexts[step])
+                descent = gradient(_loss_on(network, loss, support_x, support_y), phi, contexts[step])
                 phi = _descended(phi, descent, rates[step])
             return phi | contexts[step]
 
@@ -208,7 +196,7 @@ def _loss_on(network: Network, loss: Loss, x: Tensor, y: Tensor) -> Callable[[Pa
 
 
 def _descent(function: Callable[[Params, Params], Tensor]) -> Callable[[Params, Params], Params]:
-    return lambda phi, context: gradient_of(function, phi, context)
+    return lambda phi, context: gradient(function, phi, context)
 
 
 def _descended(phi: Params, descent: Params, rates: Params) -> Params:

@@ -27,10 +27,10 @@ from ..config import Config
 from ..derivatives import value_and_gradients
 from ..episode import Episode
 from ..errors import invalid
-from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, sharpen
 from ..network import FEATURES, Network
 from ..params import Params, select
-from .common import mean_over_tasks, precision_of, refuse_alpha_low, task_metrics
+from .common import mean_gradient, outer_gradient, precision_of, refuse_alpha_low, task_metrics
 from .learner import Learner, Loss
 
 # No module has a parameter of such a name: PyTorch's modules and parameters have no empty ones.
@@ -85,18 +85,11 @@ def matching(config: Config, network: Network, loss: Loss) -> Learner:
             (grads,), (value, outputs) = value_and_gradients(query_loss, params)
             return grads, task_metrics(value, outputs, task.query_y)
 
-        how = task_map(config.task_map, episode)
-        grads, metrics = map_tasks(one_task, (episode,), how, config.task_chunk or None)
-        return MetaGradient(mean_over_tasks(grads), mean_over_tasks(metrics), None)
+        return mean_gradient(config, one_task, episode)
 
     whole = sharpen(once, config.alpha_up, adaptive=config.adaptive)
 
-    def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
-        with torch.inference_mode(False):
-            grads, metrics, _ = whole(params, episode, None, generator)
-        return grads, metrics
-
-    return Learner(init=init, gradient=gradient, adapt=adapt, predict=predict)
+    return Learner(init=init, gradient=outer_gradient(whole), adapt=adapt, predict=predict)
 
 
 def log_attention(scores: Tensor, labels: Tensor) -> Tensor:

@@ -30,10 +30,10 @@ from ..config import Config
 from ..derivatives import gradient as gradient_of
 from ..episode import Episode
 from ..errors import invalid
-from ..meta import MetaGradient, Metrics, map_tasks, sharpen, task_map
+from ..meta import MetaGradient, Metrics, sharpen
 from ..network import Network
 from ..params import Params, add_scaled, scaled
-from .common import mean_over_tasks, precision_of, refuse_alpha_low, task_metrics
+from .common import mean_gradient, precision_of, refuse_alpha_low, task_metrics
 from .learner import Learner, Loss
 
 BETA2, EPS = 0.999, 1e-8  # Adam's, in PyTorch and in the source alike
@@ -78,10 +78,7 @@ def reptile(config: Config, network: Network, loss: Loss) -> Learner:
             outputs = outputs.to(task.query_x.dtype)
             return way, task_metrics(loss(outputs, task.query_y), outputs, task.query_y)
 
-        how = task_map(config.task_map, episode)
-        arguments = (episode, [] if batches is None else [batches])
-        grads, metrics = map_tasks(one_task, arguments, how, config.task_chunk or None)
-        return MetaGradient(mean_over_tasks(grads), mean_over_tasks(metrics), None)
+        return mean_gradient(config, one_task, episode, [] if batches is None else [batches])
 
     def gradient(params: Params, episode: Episode, generator: torch.Generator | None = None) -> tuple[Params, Metrics]:
         def once(params: Params, episode: Episode, looks: Any, generator: torch.Generator | None) -> MetaGradient:

@@ -154,7 +154,8 @@ def _figure(shown: Shown, cell: nbformat.NotebookNode, name: str, data: Any, hea
     against = {f"{_plain(one['y'])} against {_plain(one['x'])}" for one in axes if one["x"] and one["y"]}
     alt = "; ".join([_plain(heading) or shown.name, *sorted(against)])
     stamp = _stamp(shown, cell, name, data)
-    return f"```{{figure}} /.executed/{name}.png\n:alt: {alt}\n:figclass: executed\n\n{stamp}\n```"
+    full_size = f":target: _images/{name}.png\n"  # pages lie beside this folder, which Sphinx fills
+    return f"```{{figure}} /.executed/{name}.png\n:alt: {alt}\n:figclass: executed\n{full_size}\n{stamp}\n```"
 
 
 def _table(shown: Shown, cell: nbformat.NotebookNode, name: str, data: Any, heading: str) -> str:

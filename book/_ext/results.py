@@ -18,12 +18,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import stamps
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from sharp_maml_core import groups, published, tables
+from sharp_maml_core.theory.paper_tables import TABLES
 
 
 class FromResults(SphinxDirective):
@@ -33,10 +35,23 @@ class FromResults(SphinxDirective):
 
     def results(self) -> list[published.Result]:
         """All results; the page is read again when one changes."""
-        folder = Path(self.env.srcdir) / "results"
-        for path in sorted(folder.glob("*.json")):
+        for path in sorted(self.folder.glob("*.json")):
             self.env.note_dependency(str(path))
-        return published.load(folder)
+        return published.load(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where they are."""
+        return Path(self.env.srcdir) / "results"
+
+    def stamp(self, runs: list[published.Result]) -> list[nodes.Node]:
+        """Where the runs behind a table come from, with links; nothing for runs outside of the cells, or for none."""
+        files = [f"{run['cell']['name']}-seed{run['seed']}" for run in runs if "cell" in run]
+        if not files:
+            return []
+        return [
+            nodes.container("", *self.parse_text_to_nodes(stamps.of_results(self.folder, files)), classes=["stamp"])
+        ]
 
 
 class ResultsTable(FromResults):
@@ -49,7 +64,14 @@ class ResultsTable(FromResults):
         results, number = self.results(), int(self.arguments[0])
         schedule = self.options.get("schedule", published.PAPER)
         notes = tables.notes(results, number, schedule)
-        return [_table(tables.paper_rows(results, number, schedule), f"Schedule: {schedule}"), *map(_paragraph, notes)]
+        place = TABLES[number][:3]
+        settings = [published.Setting(*place, row.method, schedule) for row in TABLES[number].rows]
+        behind = [run for setting in settings for run in published.chosen(results, setting)]
+        return [
+            _table(tables.paper_rows(results, number, schedule), f"Schedule: {schedule}"),
+            *map(_paragraph, notes),
+            *self.stamp(behind),
+        ]
 
 
 class ResultsGroup(FromResults):
@@ -57,13 +79,15 @@ class ResultsGroup(FromResults):
 
     def run(self) -> list[nodes.Node]:
         """Make the table and the list of sentences; where nothing was run, say so."""
-        lines = groups.lines(self.results(), self.arguments[0])
+        results, group = self.results(), self.arguments[0]
+        lines = groups.lines(results, group)
         if not lines:
             return [_paragraph("Not run.")]
         said = [groups.statement(line, against) for line in lines for against in line.against]
         items = [nodes.list_item("", _paragraph(text)) for text in said]
         return [
-            _table(tables.group_rows(lines), self.arguments[0]),
+            _table(tables.group_rows(lines), group),
+            *self.stamp([run for run in results if run.get("cell", {}).get("group") == group]),
             *([nodes.bullet_list("", *items)] if items else []),
         ]
 

@@ -28,11 +28,10 @@ def of_results(folder: Path, patterns: Iterable[str]) -> str:
         if not found:
             raise ExtensionError(f"book/results has nothing like {pattern}")
         paths += found
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for path in paths:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        runs.setdefault(result.get("provenance", result)["command"], []).append(result)
-    told = ". ".join("; ".join([f"`{command}`", *_told(results)]) for command, results in runs.items())
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    first, *others = dict.fromkeys(result.get("provenance", result)["command"] for result in results)
+    more = f", and {len(others)} more, each in its file" if others else ""
+    told = "; ".join([f"`{first}`{more}", *_told(results)])
     links = ", ".join(f"{{download}}`{path.stem} </results/{path.relative_to(folder)}>`" for path in paths)
     return f"{told}. Stored: {links}."
 
@@ -47,7 +46,7 @@ def _where(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def _told(results: list[dict[str, Any]]) -> list[str]:
-    """What several results of one command were about, each value once."""
+    """What several results were about, each value once."""
     names = {"variant": "variant", "seed": "seed", "model_seed": "seed"}
     told = []
     for name in ("variant", "seed"):

@@ -73,10 +73,13 @@ def fixed_steps(traces: Mapping[str, Tensor], bounds: Mapping[str, float]) -> Fi
 def floors(panels: Mapping[str, Mapping[str, Floors]]) -> Figure:
     """Floors over one setting a panel, x label -> {name: floors}, each with its exponent, and its bound in grey."""
     with sns.axes_style("ticks"):
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(2.9 * len(panels), 3.3), squeeze=False, sharey=True, layout="constrained"
-        )
-        for ax, (label, curves) in zip(axes[0], panels.items(), strict=True):
+        columns = min(len(panels), 2)
+        rows = -(-len(panels) // columns)
+        size = (3.9 * columns, 3.3 * rows)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+        for ax in axes.flat[len(panels) :]:
+            ax.axis("off")
+        for ax, (label, curves) in zip(axes.flat, panels.items(), strict=False):
             for index, (name, (x, y, bounds)) in enumerate(curves.items()):
                 ax.plot(x, y, label=f"{name}: exponent {exponent(x, y):.2f}", **_style(index))
                 ax.plot(x, bounds, label=f"its bound: {exponent(x, bounds):.2f}", color="0.5", **_BOUND_MARKS[index])
@@ -84,7 +87,8 @@ def floors(panels: Mapping[str, Mapping[str, Floors]]) -> Figure:
             ax.set_xticks(list(x), [f"{value:g}" for value in x])
             ax.minorticks_off()
             ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        axes[0, 0].set_ylabel(r"$\|\nabla F\|^2$ where $E\,h = 0$")
+        for ax in axes[:, 0]:
+            ax.set_ylabel(r"$\|\nabla F\|^2$ where $E\,h = 0$")
         sns.despine(figure)
     return figure
 

@@ -28,11 +28,12 @@ MAP = sns.color_palette("mako", as_cmap=True)
 BALL, PATH = sns.color_palette("colorblind")[3], sns.color_palette("colorblind")[1]
 LEVELS = 24
 WIDE = 8.0  # where the largest loss is this many times the smallest, the scale is logarithmic
+ABREAST = 2  # more of them side by side and nobody can read what stands beside the axes
 SMALL = 0.02  # a ball under this share of a plane's width is named rather than seen
 
 
 def surfaces(slices: Mapping[str, Slice], radius: float | None = None, note: str = "") -> Figure:
-    """Slices on planes, each as a 3-D surface and as filled contours, all with the same scale of colours and heights.
+    """Slices on planes, each as a 3-D surface over filled contours, all with the same scale of colours and heights.
 
     radius  alpha: the ball ||theta - origin|| <= alpha is drawn in, where it is not too small to be seen
     note    small print under the figure
@@ -42,16 +43,20 @@ def surfaces(slices: Mapping[str, Slice], radius: float | None = None, note: str
     _check_planes(slices)
     norm, levels = _scale(list(slices.values()))
     with sns.axes_style("ticks"):
-        figure = plt.figure(figsize=(3.3 * len(slices) + 0.9, 6.4), layout="constrained")
+        columns = min(len(slices), ABREAST)
+        blocks = math.ceil(len(slices) / columns)
+        figure = plt.figure(figsize=(3.3 * columns + 0.9, 6.4 * blocks), layout="constrained")
+        places = figure.add_gridspec(2 * blocks, columns)
         below: list[Axes] = []
-        for column, (title, cut) in enumerate(slices.items(), start=1):
-            axes = figure.add_subplot(2, len(slices), column, projection="3d")
+        for index, (title, cut) in enumerate(slices.items()):
+            row, column = divmod(index, columns)
+            axes = figure.add_subplot(places[2 * row, column], projection="3d")
             _relief(axes, cut, norm, levels)
             axes.set_title(_title(title, cut), fontsize="medium")
-            flat = figure.add_subplot(2, len(slices), len(slices) + column)
+            flat = figure.add_subplot(places[2 * row + 1, column])
             _contours(flat, cut, norm, levels)
             _ball(flat, cut, radius)
-            if below:
+            if column:
                 flat.set(ylabel="", yticklabels=[])
             below.append(flat)
         _colour_bar(figure, below, norm)

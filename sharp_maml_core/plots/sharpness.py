@@ -39,17 +39,16 @@ FLOOR = 1e-7  # of a density that is drawn: an eigenvalue by itself has the weig
 
 
 def densities(curves: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]) -> Figure:
-    """The spectral density of each variant on a logarithmic axis, a panel a surface, as `summary.densities` has it."""
+    """The spectral density of each variant on a logarithmic axis, as `summary.densities` has it; a panel a surface."""
     with sns.axes_style("ticks"):
         figure, axes = plt.subplots(
-            1, len(curves), figsize=(4.6 * len(curves), 3.2), squeeze=False, layout="constrained"
+            len(curves), 1, figsize=(7.2, 2.6 * len(curves)), squeeze=False, layout="constrained"
         )
-        for ax, (surface, (grid, by_variant)) in zip(axes[0], curves.items(), strict=True):
+        for ax, (surface, (grid, by_variant)) in zip(axes[:, 0], curves.items(), strict=True):
             for variant, density in by_variant.items():
                 ax.semilogy(grid, density.clamp(min=FLOOR / 10), color=_colour(variant), label=variant, linewidth=1.2)
-            ax.set(xlabel=f"eigenvalue of the Hessian, {_surface(surface)}", ylim=(FLOOR, None))
-        axes[0, 0].set_ylabel("density")
-        axes[0, -1].legend(frameon=False, fontsize="small")
+            ax.set(xlabel=f"eigenvalue of the Hessian, {_surface(surface)}", ylabel="density", ylim=(FLOOR, None))
+        axes[0, 0].legend(frameon=False, fontsize="small")
         sns.despine(figure)
     return figure
 
@@ -62,15 +61,16 @@ def measures(table: Sequence[Row]) -> Figure:
     last = len(MEASURES) + 1
     panels = [
         (row, column, f"{surface} {measure}", LABELS[measure])
-        for row, surface in enumerate(SURFACE_LABELS)
-        for column, measure in enumerate(MEASURES)
+        for column, surface in enumerate(SURFACE_LABELS)
+        for row, measure in enumerate(MEASURES)
     ]
-    panels += [(row, last, name, LABELS[name]) for row, name in enumerate(("accuracy", "train accuracy", "gap"))]
+    panels += [(last, column, name, LABELS[name]) for column, name in enumerate(("accuracy", "train accuracy", "gap"))]
     means = over_seeds(table)
     with sns.axes_style("ticks"):
-        widths = {"width_ratios": [1.0] * len(MEASURES) + [0.15, 1.0]}
+        heights = {"height_ratios": [1.0] * len(MEASURES) + [0.1, 1.0]}
+        size = (7.5, 1.6 * (last + 0.1))
         figure, axes = plt.subplots(
-            len(SURFACE_LABELS), last + 1, figsize=(12.5, 6.0), sharey=True, layout="constrained", gridspec_kw=widths
+            last + 1, len(SURFACE_LABELS), figsize=size, sharey=True, layout="constrained", gridspec_kw=heights
         )
         for row, column, name, label in panels:
             ax = axes[row, column]
@@ -79,11 +79,11 @@ def measures(table: Sequence[Row]) -> Figure:
                 values = [seed.mean for seed in seeds]
                 ax.plot(values, [place] * len(seeds), "o", markersize=4, fillstyle="none", color=_colour(variant))
                 _mean(ax, figures[name] if len(seeds) > 1 else seeds[0], place, _colour(variant))
-            ax.set_xlabel(label, fontsize="small")
+            ax.set_xlabel(label.replace("\n", " "), fontsize="small")
             ax.tick_params(labelsize="small")
             ax.locator_params(axis="x", nbins=4)
-        for (first, *_, between, _), surface in zip(axes, SURFACE_LABELS.values(), strict=True):
-            first.set_ylabel(surface)
+        for top, between, surface in zip(axes[0], axes[-2], SURFACE_LABELS.values(), strict=True):
+            top.set_title(surface, fontsize="medium")
             between.axis("off")
         axes[0, 0].set(yticks=range(len(means)), yticklabels=list(means), ylim=(len(means) - 0.5, -0.5))
         sns.despine(figure)
@@ -119,14 +119,14 @@ def rescaling(sweeps: Mapping[str, Sequence[Rescaled]]) -> Figure:
     logarithmic axis and is not drawn.
     """
     with sns.axes_style("ticks"):
-        size = (3.9 * len(sweeps) + 2.0, 3.3)
+        size = (3.1 * len(sweeps) + 0.4, 3.9)
         figure, axes = plt.subplots(1, len(sweeps), figsize=size, squeeze=False, sharey=True, layout="constrained")
         for ax, (title, points) in zip(axes[0], sweeps.items(), strict=True):
             _sweep(ax, points)
             ax.set_title(title, fontsize="medium")
         axes[0, 0].set_ylabel("multiple of the value at c = 1")
         lines, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(lines, labels, frameon=False, fontsize="small", loc="outside right center")
+        figure.legend(lines, labels, frameon=False, fontsize="small", loc="outside lower center", ncols=4)
         sns.despine(figure)
     return figure
 

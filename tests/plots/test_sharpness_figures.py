@@ -38,9 +38,9 @@ def table(seeds: int) -> list[Row]:
 
 
 def panels(figure) -> dict[str, plt.Axes]:
-    """By row and label."""
+    """By column and label."""
     drawn = [ax for ax in figure.axes if ax.get_xlabel()]
-    return {(row, ax.get_xlabel()): ax for i, ax in enumerate(drawn) for row in [i // (len(drawn) // 3)]}
+    return {(i % 3, ax.get_xlabel()): ax for i, ax in enumerate(drawn)}
 
 
 def test_each_seed_is_a_dot_and_each_variant_a_mean_with_its_interval() -> None:
@@ -75,16 +75,16 @@ def test_densities_are_drawn_as_given() -> None:
         surface: (grid, {variant: (i + 1) * torch.exp(-(grid**2)) for i, variant in enumerate(VARIANTS)})
         for surface in ("maml", "erm")
     }
-    left, right = sharpness.densities(curves).axes
-    assert left.get_xlabel().endswith("MAML loss")
-    assert right.get_xlabel().endswith("ERM loss")
-    for ax in (left, right):
+    upper, lower = sharpness.densities(curves).axes
+    assert upper.get_xlabel().endswith("MAML loss")
+    assert lower.get_xlabel().endswith("ERM loss")
+    for ax in (upper, lower):
         assert ax.get_yscale() == "log"
         for i, line in enumerate(ax.lines):
             assert np.asarray(line.get_xdata()).tolist() == grid.tolist()
             expected = ((i + 1) * torch.exp(-(grid**2))).clamp(min=sharpness.FLOOR / 10)
             assert np.asarray(line.get_ydata()).tolist() == expected.tolist()
-    assert [text.get_text() for text in right.get_legend().get_texts()] == list(VARIANTS)
+    assert [text.get_text() for text in upper.get_legend().get_texts()] == list(VARIANTS)
 
 
 def test_correlations_whose_interval_holds_zero_are_grey() -> None:

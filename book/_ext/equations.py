@@ -12,28 +12,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
-ROMAN = [
-    "i",
-    "ii",
-    "iii",
-    "iv",
-    "v",
-    "vi",
-    "vii",
-    "viii",
-    "ix",
-    "x",
-    "xi",
-    "xii",
-    "xiii",
-    "xiv",
-    "xv",
-    "xvi",
-    "xvii",
-    "xviii",
-    "xix",
-    "xx",
-]
+ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv", "xvi", "xvii"]
 SPLIT = re.compile(r"\\begin\{split\}(\s*\\begin\{aligned\}.*?)\\end\{split\}", re.DOTALL)
 
 

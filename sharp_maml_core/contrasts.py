@@ -1,4 +1,4 @@
-"""What the paper's claims rest on: the curves over the radii, equal compute, the generalisation error and the time."""
+"""What the paper's claims rest on beside accuracies: curves over the radii, the generalisation error and the time."""
 
 from __future__ import annotations
 
@@ -22,21 +22,6 @@ class Point(NamedTuple):
     to_maml: Difference | None
 
 
-class EqualCompute(NamedTuple):
-    """A variant at T iterations against MAML at T and at 2 T, of which the better on validation counts (Section 5.1).
-
-    baseline_iterations  of MAML, of the one that counts
-    seconds              of training: the variant's mean over MAML's; machines may differ
-    difference           the variant less MAML
-    """
-
-    ours: Ours
-    baseline: Ours
-    baseline_iterations: int
-    seconds: float
-    difference: Difference
-
-
 class Gap(NamedTuple):
     """The generalisation error: accuracy on tasks of training classes less that on tasks of test classes.
 
@@ -57,36 +42,14 @@ def alpha_curve(results: Sequence[Result], setting: Setting) -> list[Point]:
     if not best:
         return []
     free = {*RADII}
-    same = [runs for runs in candidates(results, setting) if _same(runs, best, free)]
+    along = [runs for runs in candidates(results, setting) if same(runs, best, free)]
     maml = [runs for runs in _maml(results, setting, best) if runs[0]["iterations"] == best[0]["iterations"]]
     name = "alpha_up" if best[0]["config"]["variant"] in WITHOUT_LOWER else "alpha_low"
     points = [
         Point(settings(runs[0])[name], average(runs), compare(runs, maml[0]) if maml and _meet(runs, maml[0]) else None)
-        for runs in same
+        for runs in along
     ]
     return sorted(points, key=lambda point: point.alpha)
-
-
-def equal_compute(results: Sequence[Result], setting: Setting) -> EqualCompute | None:
-    """A variant against MAML as the paper compares them; None until MAML was run at both lengths with its seeds."""
-    runs = chosen(results, setting)
-    if not runs:
-        return None
-    once = runs[0]["iterations"]
-    lengths = {found[0]["iterations"]: found for found in _maml(results, setting, runs)}
-    if once not in lengths or 2 * once not in lengths:
-        return None
-    baselines = [found for found in (lengths[once], lengths[2 * once]) if _meet(runs, found)]
-    if len(baselines) < 2:
-        return None
-    shared = set.intersection(*({run["seed"] for run in found} for found in (runs, *baselines)))
-    kept = [[run for run in found if run["seed"] in shared] for found in baselines]
-    better = max(kept, key=lambda found: sum(run["validation"] for run in found))
-    mine = [run for run in runs if run["seed"] in shared]
-    took = [sum(run["seconds"] for run in found) / len(found) for found in (mine, better)]
-    return EqualCompute(
-        average(mine), average(better), better[0]["iterations"], took[0] / took[1], compare(mine, better)
-    )
 
 
 def generalization_error(runs: Sequence[Result]) -> Gap | None:
@@ -115,10 +78,11 @@ def time_ratio(results: Sequence[Result], setting: Setting) -> Gap | None:
 def _maml(results: Sequence[Result], setting: Setting, like: list[Result]) -> list[list[Result]]:
     """MAML's candidates with the settings of `like` but for radii and iterations."""
     found = candidates(results, setting._replace(method="maml"))
-    return [runs for runs in found if _same(runs, like, {*FREE_OF_RADII})]
+    return [runs for runs in found if same(runs, like, {*FREE_OF_RADII})]
 
 
-def _same(runs: list[Result], like: list[Result], free: set[str]) -> bool:
+def same(runs: list[Result], like: list[Result], free: set[str]) -> bool:
+    """Whether two cells share their data and all settings but those named."""
     mine, theirs = settings(runs[0]), settings(like[0])
     return all(mine[name] == theirs[name] for name in mine if name not in free) and runs[0]["data"] == like[0]["data"]
 

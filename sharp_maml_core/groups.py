@@ -1,8 +1,9 @@
 """What the runs of one group of cells say: a line for each cell, its difference to MAML on the same tasks, a sentence.
 
 The cells of a group (`experiments/cells.toml`) are compared with each other: their runs share the data, the test tasks
-and the length, and differ in what the group is about. A baseline is a cell of the group that is plain MAML, as at once
-and at twice the iterations.
+and the length, and differ in what the group is about. A baseline is a cell that is plain MAML, as at once and at twice
+the iterations; of several, those count whose other settings are the cell's, if there are any. A group that has none
+takes those of the group whose name it continues: `omniglot-5way-1shot-short` lends them to `...-short-radii`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .contrasts import FREE_OF_RADII, same
+from .errors import invalid
 from .learners.maml import KINDS
 from .paired import Difference, compare, holm
-from .published import SEEDS, Ours, Result, average
+from .published import SEEDS, Ours, Result, average, candidates, setting_of
 
 SIGNIFICANCE = 0.05
+TIMING = "timing"  # the schedule whose runs are there for their seconds
 
 
 class Against(NamedTuple):
@@ -36,8 +40,7 @@ class Line(NamedTuple):
     name            without the group's: "both", "maml-2x", ...
     means           test accuracy of each run in percent, by seed
     meta_gradients  of a run: its iterations, twice that with an upper perturbation, which takes two an iteration
-    seconds         of a meta-iteration, the mean over runs
-    against         one for each baseline before it that has a seed in common
+    against         one for each of its baselines that has a seed in common, each pair of cells once
     """
 
     name: str
@@ -45,34 +48,71 @@ class Line(NamedTuple):
     ours: Ours
     means: tuple[float, ...]
     meta_gradients: int
-    seconds: float
     against: tuple[Against, ...]
 
 
 def names(results: Sequence[Result]) -> list[str]:
-    """The groups that have results, sorted."""
-    return sorted({run["cell"]["group"] for run in results if "cell" in run})
+    """The groups that have accuracies to compare, sorted."""
+    return sorted({run["cell"]["group"] for run in results if "cell" in run and run["cell"]["schedule"] != TIMING})
 
 
 def lines(results: Sequence[Result], group: str) -> list[Line]:
-    """A line for each cell of the group that has results, baselines first; none for a group without."""
-    cells: dict[str, list[Result]] = {}
-    for run in results:
-        if run.get("cell", {}).get("group") == group:
-            cells.setdefault(run["cell"]["name"].removeprefix(f"{group}-"), []).append(run)
-    baselines = [name for name in sorted(cells, key=len) if _variant(cells[name]) == "maml"]
-    order = [*baselines, *(name for name in sorted(cells, key=lambda n: _place(cells[n])) if name not in baselines)]
+    """A line for each cell of the group that has results, baselines first; none for a group without.
+
+    Raises UserError for a cell with a seed twice, or whose runs differ in more than their seed.
+    """
+    cells = cells_of(results, group)
+    own = [name for name in sorted(cells, key=len) if _variant(cells[name]) == "maml"]
+    order = [*own, *(name for name in sorted(cells, key=lambda n: _place(cells[n])) if name not in own)]
+    baselines = {name: cells[name] for name in own} or _lent(results, group)
     found = {
-        (name, other): compare(cells[name], cells[other])
+        (name, other): compare(cells[name], baselines[other])
         for name in order
-        for other in baselines
-        if other in order[: order.index(name)] and _meet(cells[name], cells[other])  # each pair once
+        for other in _baselines(cells[name], baselines)
+        if other not in order[order.index(name) :] and _meet(cells[name], baselines[other])  # each pair once
     }
     adjusted = holm([difference.p for difference in found.values()])
     against: dict[str, list[Against]] = {name: [] for name in order}
     for ((name, other), difference), p in zip(found.items(), adjusted, strict=True):
         against[name].append(Against(other, difference, p))
-    return [_line(name, sorted(cells[name], key=lambda run: run["seed"]), tuple(against[name])) for name in order]
+    return [_line(name, cells[name], tuple(against[name])) for name in order]
+
+
+def cells_of(results: Sequence[Result], group: str) -> dict[str, list[Result]]:
+    """The runs of each cell of a group, by its name without the group's; each sorted by seed.
+
+    Raises UserError for a cell with a seed twice, or whose runs differ in more than their seed.
+    """
+    found: dict[str, list[Result]] = {}
+    for run in results:
+        if run.get("cell", {}).get("group") == group:
+            found.setdefault(run["cell"]["name"].removeprefix(f"{group}-"), []).append(run)
+    return {name: _one_cell(f"{group}-{name}", runs) for name, runs in found.items()}
+
+
+def _one_cell(name: str, runs: list[Result]) -> list[Result]:
+    alike = candidates(runs, setting_of(runs[0]))
+    if [len(each) for each in alike] != [len(runs)]:
+        raise invalid(
+            f"results of {name}",
+            f"{len(runs)} runs of several settings or data",
+            "runs that differ in their seed only",
+            "Delete the files of the runs that its cell no longer means.",
+        )
+    return alike[0]
+
+
+def _lent(results: Sequence[Result], group: str) -> dict[str, list[Result]]:
+    """The plain MAML of the group whose name this one's continues, the longest such; none where there is none."""
+    lenders = [name for name in names(results) if group.startswith(f"{name}-")]
+    cells = cells_of(results, max(lenders, key=len)) if lenders else {}
+    return {name: runs for name, runs in cells.items() if _variant(runs) == "maml"}
+
+
+def _baselines(runs: list[Result], baselines: dict[str, list[Result]]) -> list[str]:
+    """Those with the cell's own settings but for what makes the variant; where there are none, all."""
+    alike = [name for name, maml in baselines.items() if same(runs, maml, {*FREE_OF_RADII})]
+    return alike or list(baselines)
 
 
 def statement(line: Line, against: Against) -> str:
@@ -96,7 +136,6 @@ def _line(name: str, runs: list[Result], against: tuple[Against, ...]) -> Line:
         average(runs),
         tuple(100 * run["best"]["mean"] for run in runs),
         config["iterations"] * (2 if upper else 1),
-        sum(run["seconds"] / run["iterations"] for run in runs) / len(runs),
         against,
     )
 

@@ -1,7 +1,7 @@
 """The published results: small JSON files, each a run's result.json, read for the tables of the book.
 
-A cell of a table counts once three seeds of it were run. Its interval is Student's t over the seeds' means, which has
-the choice of test tasks only as far as it moves them: all seeds are tested on the same tasks.
+A cell of a table counts once three seeds of it were run. Its interval is Student's t over the seeds' means; the choice
+of test tasks, which is the same for all seeds and so does not show between them, adds its own variance.
 
 Runs are averaged where nothing but their seeds and machines differ. Of several settings of a method, as the radii of a
 grid or MAML at twice the iterations, a table shows the one that was best on validation; those of another schedule
@@ -25,6 +25,7 @@ from .rundir import FREE_TO_CHANGE
 PROVENANCE = ("command", "finished", "commit", "source_sha256", "device", "packages", "system", "data")
 FIGURES = ("metric", "best", "seed", "config", "iterations", "eval_tasks", "seconds")
 SEEDS = 3
+NORMAL = 1.96  # standard errors in a run's own interval, which is over its test tasks
 PAPER, SINGLE = "paper", "single"
 METHODS = {"matching": "matching-nets"}
 """How the paper's tables call a variant, where it is not by its name."""
@@ -49,7 +50,7 @@ class Setting(NamedTuple):
 class Ours(NamedTuple):
     """Our figure for a cell.
 
-    mean, interval  in percent; the interval is the half-width at 95% over seeds, NaN for a single one
+    mean, interval  in percent; the half-width at 95% over seeds and test tasks, NaN for a single seed
     seeds           of the runs that were averaged
     tasks           test tasks of each run
     iterations      meta-iterations of each run
@@ -109,9 +110,10 @@ def candidates(results: Iterable[Result], setting: Setting) -> list[list[Result]
 def average(runs: list[Result]) -> Ours:
     """The figures of runs that differ in their seed only."""
     means = [100 * run["best"]["mean"] for run in runs]
+    of_tasks = 100 * sum(run["best"]["interval_95"] for run in runs) / len(runs) / NORMAL
     return Ours(
         sum(means) / len(means),
-        interval(means),
+        interval(means, of_tasks),
         tuple(run["seed"] for run in runs),
         runs[0]["eval_tasks"],
         runs[0]["iterations"],
@@ -140,14 +142,17 @@ def verdict(paper: float, found: Ours | None) -> str:
     return "agrees" if abs(paper - found.mean) <= found.interval else "differs"
 
 
-def interval(means: list[float]) -> float:
-    """Half-width of the 95% interval of the mean of a few values, by Student's t; NaN for a single one."""
+def interval(means: list[float], common: float = 0.0) -> float:
+    """Half-width of the 95% interval of the mean of a few values, by Student's t; NaN for a single one.
+
+    common  the standard error of what they all share
+    """
     count = len(means)
     if count < 2:
         return math.nan
     centre = sum(means) / count
     deviation = math.sqrt(sum((mean - centre) ** 2 for mean in means) / (count - 1))
-    return float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+    return float(stats.t.ppf(0.975, count - 1)) * math.hypot(deviation / math.sqrt(count), common)
 
 
 def _read(path: Path) -> Result:

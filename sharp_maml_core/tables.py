@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from . import published
 from .checks import check
-from .groups import Line
+from .contrasts import time_ratio
+from .groups import TIMING, Line
 from .published import PAPER, Ours, Result, Setting
 from .theory.paper_tables import A_TABLE, TABLES
 
@@ -52,7 +53,7 @@ def notes(results: Sequence[Result], number: int, schedule: str = PAPER) -> list
 
 def group_rows(lines: Sequence[Line]) -> Rows:
     """The cells of a group: accuracy, cost, and the paired difference to each baseline."""
-    baselines = [line.name for line in lines if line.variant == "maml"]
+    baselines = list(dict.fromkeys(one.baseline for line in lines for one in line.against))
     rows = []
     for line in lines:
         against = {one.baseline: one for one in line.against}
@@ -61,7 +62,6 @@ def group_rows(lines: Sequence[Line]) -> Rows:
             "accuracy, %": accuracy(line.ours),
             DETAILS: details(line.ours),
             "meta-gradients": f"{line.meta_gradients:,}",
-            "seconds an iteration": f"{line.seconds:.2f}",
         }
         for name in baselines:
             one = against.get(name)
@@ -72,6 +72,32 @@ def group_rows(lines: Sequence[Line]) -> Rows:
                 + ("*" if one.clear else "")
             )
         rows.append(row)
+    return rows
+
+
+def group_notes(lines: Sequence[Line]) -> list[str]:
+    """What has to be said with a group's figures, as that classes are missing."""
+    return sorted({note for line in lines for note in line.ours.notes})
+
+
+def times(results: Sequence[Result]) -> Rows:
+    """The time column of Table 3 in multiples of MAML's, and ours from timing runs on one device; "" where not run."""
+    rows = []
+    for row in TABLES[3].rows:
+        found = time_ratio(results, Setting(*TABLES[3][:3], row.method, TIMING))
+        ours = (
+            ""
+            if found is None
+            else f"{found.mean:.2f}" + ("" if math.isnan(found.interval) else f" ± {found.interval:.2f}")
+        )
+        rows.append(
+            {
+                "method": row.printed,
+                "paper": row.time,
+                "ours": ours,
+                "seeds": "" if found is None else ", ".join(map(str, found.seeds)),
+            }
+        )
     return rows
 
 

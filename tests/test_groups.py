@@ -6,6 +6,7 @@ import pytest
 from made_results import QUESTIONS, TASKS, a_group, made
 
 from sharp_maml_core import groups
+from sharp_maml_core.errors import UserError
 
 
 def by_name(lines: list[groups.Line]) -> dict[str, groups.Line]:
@@ -18,7 +19,6 @@ def test_a_line_for_each_cell_baselines_first() -> None:
     found = by_name(lines)
     assert found["up"].ours.seeds == (0, 1, 2)
     assert sum(found["up"].means) / 3 == pytest.approx(found["up"].ours.mean)
-    assert found["up"].seconds == 0.5
 
 
 def test_cost_is_counted_in_meta_gradients() -> None:
@@ -67,6 +67,47 @@ def test_other_groups_and_runs_outside_of_groups_do_not_count() -> None:
     assert groups.lines([*runs, alone], "g") == groups.lines(a_group(), "g")
     assert groups.names([*runs, alone]) == ["g", "h"]
     assert groups.lines(runs, "nothing") == []
+
+
+def test_a_seed_twice_and_runs_of_other_settings_are_refused() -> None:
+    runs = a_group()
+    with pytest.raises(UserError, match="seed 0"):
+        groups.lines([*runs, runs[0]], "g")
+    with pytest.raises(UserError, match=r"results of g-maml='3 runs of several settings or data'"):
+        groups.lines([made("maml", 0, 40, variant="maml", iterations=120, inner_lr=0.5), *runs[1:]], "g")
+    others = [run | {"data": run["data"] | {"train": "of 57 classes"}} for run in runs if run["cell"]["name"] == "g-up"]
+    with pytest.raises(UserError, match="data and test tasks of what is compared"):
+        groups.lines([*(run for run in runs if run["cell"]["name"] != "g-up"), *others], "g")
+
+
+def test_a_group_without_maml_takes_that_of_the_group_whose_name_it_continues() -> None:
+    radii = [made("up", seed, 41, group="g-radii", variant="up", iterations=120) for seed in range(3)]
+    elsewhere = [made("maml", seed, 20, group="gr", variant="maml", iterations=120) for seed in range(3)]
+    (line,) = groups.lines([*a_group(), *elsewhere, *radii], "g-radii")
+    assert [one.baseline for one in line.against] == ["maml", "maml-2x"]
+    assert line.against[0].difference.mean == pytest.approx(100 / QUESTIONS)
+    (alone,) = groups.lines([*elsewhere, *radii], "g-radii")
+    assert alone.against == ()
+
+
+def test_of_several_baselines_those_of_the_cells_own_settings_count() -> None:
+    grid = [
+        made(f"{variant}-{lr}", seed, right, variant=variant, iterations=120, inner_lr=lr)
+        for variant, right in (("maml", 40), ("up", 41))
+        for lr in (0.1, 0.5)
+        for seed in range(3)
+    ]
+    found = by_name(groups.lines(grid, "g"))
+    assert {name: [one.baseline for one in line.against] for name, line in found.items()} == {
+        "maml-0.1": [],
+        "maml-0.5": [],
+        "up-0.1": ["maml-0.1"],
+        "up-0.5": ["maml-0.5"],
+    }
+
+
+def test_runs_for_their_seconds_alone_are_not_compared() -> None:
+    assert groups.names([made("maml", 0, 40, schedule=groups.TIMING, variant="maml")]) == []
 
 
 def test_cells_without_a_common_seed_are_not_compared() -> None:

@@ -1,4 +1,4 @@
-"""Paired differences: closed forms of the bootstrap's variance, and what may be compared at all."""
+"""Paired differences: closed forms of the bootstrap's variance, how often it errs, and what may be compared at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sharp_maml_core import UserError, paired
 
@@ -30,7 +31,7 @@ def test_the_difference_is_task_by_task_over_common_seeds() -> None:
     assert table.tolist() == [[10, 0, -10, 30], [0, 10, -10, 0]]
     found = paired.compare(first, second)
     assert found.mean == pytest.approx(30 / 8)
-    assert (found.seeds, found.tasks, found.wins, found.losses) == ((0, 1), 4, 3 / 8, 2 / 8)
+    assert (found.seeds, found.tasks) == ((0, 1), 4)
     assert not found.significant  # of two seeds nothing is
 
 
@@ -64,8 +65,38 @@ def test_equal_tables_differ_by_nothing() -> None:
 def test_a_difference_on_every_task_is_significant() -> None:
     found = paired.compare([run(s, [9, 8, 9, 9]) for s in range(3)], [run(s, [1, 2, 1, 2]) for s in range(3)])
     assert found.significant
-    assert found.p == 2 / (paired.DRAWS + 1)
+    assert 0 < found.p < 0.01
     assert found.low > 0
+
+
+def test_interval_and_p_are_students() -> None:
+    """Tasks that are all alike leave the seeds alone: the t test of three differences, 10, 20 and 60 points.
+
+    The standard error is that of 100,000 draws, whose relative error is sqrt(1 / 2 / 100,000) = 0.2%: five are allowed.
+    """
+    first = [run(seed, [right] * 4) for seed, right in enumerate((3, 4, 8))]
+    second = [run(seed, [2] * 4) for seed in range(3)]
+    found = paired.compare(first, second, draws=100_000)
+    exact = stats.ttest_1samp([10, 20, 60], 0)
+    assert found.mean == 30
+    assert found.p == pytest.approx(exact.pvalue, rel=0.02)
+    assert [found.low, found.high] == pytest.approx([*exact.confidence_interval()], rel=0.02, abs=0.7)
+    alone = paired.compare([run(0, [3, 4, 8, 9])], [run(0, [1, 4, 8, 1])])
+    assert alone.low < 0 < alone.high  # of one seed, 20, 0, 0 and 80 points on four tasks: 3 degrees of freedom
+    assert not alone.significant
+
+
+def test_of_differences_of_nothing_one_in_twenty_is_called_significant() -> None:
+    """Three seeds whose luck is much larger than the tasks': 600 times nothing. Binomial: 30, and 5 sigma are 27."""
+    generator = np.random.default_rng(0)
+    called = 0
+    for _ in range(600):
+        luck = generator.normal(scale=1000, size=(3, 1))
+        rights = (5000 + luck + generator.normal(scale=100, size=(3, 20))).round()
+        first = [run(seed, right.tolist(), questions=10_000) for seed, right in enumerate(rights)]
+        second = [run(seed, [5000] * 20, questions=10_000) for seed in range(3)]
+        called += paired.compare(first, second, draws=200).significant
+    assert 3 < called < 57
 
 
 def test_the_same_seed_draws_the_same() -> None:

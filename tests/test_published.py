@@ -19,7 +19,7 @@ SETTING = published.setting_of(GIVEN)
 
 def run(seed: int, mean: float, **settings: Any) -> dict[str, Any]:
     config = GIVEN["config"] | {"seed": seed} | settings
-    return GIVEN | {"seed": seed, "best": {"mean": mean}, "config": config}
+    return GIVEN | {"seed": seed, "best": GIVEN["best"] | {"mean": mean}, "config": config}
 
 
 def test_what_the_book_shows_can_be_loaded() -> None:
@@ -44,7 +44,9 @@ def test_seeds_are_averaged_and_their_interval_is_students() -> None:
     found = published.ours([run(0, 0.4), run(2, 0.6), run(1, 0.5), run(0, 0.9, k_shot=9)], SETTING)
     assert found is not None
     assert found.mean == pytest.approx(50)
-    assert found.interval == pytest.approx(4.302652729911275 * 10 / math.sqrt(3))  # t of 2 degrees of freedom
+    of_tasks = 100 * GIVEN["best"]["interval_95"] / 1.96
+    # Student's t of 2 degrees of freedom, times the root of both variances
+    assert found.interval == pytest.approx(4.302652729911275 * math.sqrt(10**2 / 3 + of_tasks**2))
     assert found.seeds == (0, 1, 2)
 
 

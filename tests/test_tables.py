@@ -43,6 +43,26 @@ def test_what_has_to_be_said_is_said() -> None:
     assert tables.notes(runs, 1) == []
 
 
+def test_times_are_multiples_of_mamls_where_there_are_timing_runs() -> None:
+    given = {"dataset": "miniimagenet", "n_way": 5, "k_shot": 1}
+    timed = [
+        made(variant, seed, 20, schedule="timing", variant=variant, **given) | {"seconds_per_iteration": seconds + seed}
+        for variant, seconds in (("maml", 1.0), ("both", 3.0))
+        for seed in range(2)
+    ]
+    rows = {row["method"]: row for row in tables.times(timed)}
+    assert [row["paper"] for row in rows.values()] == [row.time for row in TABLES[3].rows]
+    both = rows["Sharp-MAML_both"]
+    assert both["ours"].startswith("2.50 ± ")  # the mean of 3 / 1 and 4 / 2
+    assert both["seeds"] == "0, 1"
+    assert {row["ours"] for name, row in rows.items() if "both" not in name and "MAML (" not in name} == {""}
+
+
+def test_notes_of_a_group_are_those_of_its_runs() -> None:
+    runs = [run | {"data_notes": {"train": "57 of 64 classes"}} for run in a_group()]
+    assert tables.group_notes(groups.lines(runs, "g")) == ["57 of 64 classes"]
+
+
 def test_a_table_that_there_is_not() -> None:
     with pytest.raises(UserError, match="number=6 is not allowed: it must be one of 1, 2, 3, 4, 5"):
         tables.paper_rows([], 6)

@@ -18,7 +18,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from sharp_maml_core import groups, published
+from sharp_maml_core import groups, published, tables
 from sharp_maml_core.landscape import measured, summary
 from sharp_maml_core.theory.paper_tables import TABLES
 
@@ -73,15 +73,17 @@ def _gains(book: Path) -> Iterator[tuple[str, ...]]:
         if row.method in SHARP
     ]
     for group in groups.names(results):
+        lines = groups.lines(results, group)
+        noted = "".join(f"; {note}" for note in tables.group_notes(lines))
         against = {
             line.name: one
-            for line in groups.lines(results, group)
+            for line in lines
             for one in line.against
             if one.baseline == "maml" and len(one.difference.seeds) >= published.SEEDS
         }
         if against:
             yield (
-                f"How much more accurate than `maml` are others? {group}; a star: more than chance",
+                f"How much more accurate than `maml` are others? {group}{noted}; a star: more than chance",
                 f"{min(printed):+.2f} to {max(printed):+.2f} points",
                 ", ".join(
                     f"`{name}` {one.difference.mean:+.2f}{'*' if one.clear else ''}" for name, one in against.items()

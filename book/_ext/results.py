@@ -5,7 +5,7 @@
 ```
 
 is a table of the paper with our runs beside it, those of a schedule of `experiments/cells.toml` (the paper's where none
-is named),
+is named), `{results-times}` the time column of Table 3, and
 
 ```{results-group} omniglot-5way-1shot-short
 ```
@@ -74,6 +74,21 @@ class ResultsTable(FromResults):
         ]
 
 
+class ResultsTimes(FromResults):
+    """The time column of Table 3, from timing runs; where there are none, said so."""
+
+    required_arguments = 0
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        results = self.results()
+        rows = tables.times(results)
+        if not any(row["ours"] for row in rows):
+            return [_paragraph("Not run.")]
+        timed = [run for run in results if run.get("cell", {}).get("schedule") == groups.TIMING]
+        return [_table(rows, "Time of an iteration, MAML's being 1"), *self.stamp(timed)]
+
+
 class ResultsGroup(FromResults):
     """A group of cells: a line each, and a sentence for each comparison."""
 
@@ -87,6 +102,7 @@ class ResultsGroup(FromResults):
         items = [nodes.list_item("", _paragraph(text)) for text in said]
         return [
             _table(tables.group_rows(lines), group),
+            *map(_paragraph, tables.group_notes(lines)),
             *self.stamp([run for run in results if run.get("cell", {}).get("group") == group]),
             *([nodes.bullet_list("", *items)] if items else []),
         ]
@@ -111,5 +127,6 @@ def _paragraph(text: str) -> nodes.Node:
 def setup(app: Sphinx) -> dict[str, Any]:
     """The directives."""
     app.add_directive("results-table", ResultsTable)
+    app.add_directive("results-times", ResultsTimes)
     app.add_directive("results-group", ResultsGroup)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ..checks import check
 from ..contrasts import Point
 from ..groups import Line
-from ..published import Ours
+from ..published import SEEDS, Ours
 from ..theory.paper_tables import A_TABLE, REPORTED, TABLES
 
 PALETTE = sns.color_palette("colorblind")
@@ -25,8 +25,8 @@ OURS, PAPER, QUOTED = PALETTE[0], PALETTE[3], "0.45"
 def comparison(lines: Sequence[Line]) -> Figure:
     """Left the accuracy of each cell against the meta-gradients of a run, right its paired difference to each baseline.
 
-    Open dots are seeds, bars 95% intervals: on the left Student's over seeds, on the right the bootstrap's over seeds
-    and tasks together. A filled dot on the right is a difference that stands.
+    Small open dots are seeds, bars 95% intervals over seeds and tasks. Right, a filled dot is a difference that stands;
+    left, a mean of fewer than three seeds is open, and of a single one it has no bar.
     """
     pairs = [(line, against) for line in lines for against in line.against]
     height = 1.2 + 0.3 * max(len(lines), len(pairs))
@@ -37,9 +37,8 @@ def comparison(lines: Sequence[Line]) -> Figure:
             x = line.meta_gradients * (1 + 0.02 * (place - len(lines) / 2))  # beside each other, not upon
             shape = "o" if line.variant == line.name else "s"  # another setting of a variant is a square
             cost.plot([x] * len(line.means), line.means, shape, markersize=4, fillstyle="none", color=colour)
-            cost.errorbar(
-                [x], [line.ours.mean], [_reach(line.ours)], fmt=shape, color=colour, capsize=3, label=line.name
-            )
+            bar = {"fmt": shape, "color": colour, "capsize": 3, "label": line.name}
+            cost.errorbar([x], [line.ours.mean], _bars([line.ours]), **bar, **_fill(line.ours))
         cost.set(xlabel="meta-gradients of a run", ylabel="test accuracy, %", xscale="log")
         _few_ticks(cost, sorted({line.meta_gradients for line in lines}))
         cost.legend(frameon=False, fontsize="small")
@@ -57,23 +56,27 @@ def comparison(lines: Sequence[Line]) -> Figure:
 
 
 def alpha_curves(curves: Mapping[str, Sequence[Point]], baseline: Ours | None) -> Figure:
-    """Accuracy against the radius, a line a variant, with 95% intervals over seeds; MAML as a band (Figures 2, 3)."""
+    """Accuracy against the radius, a line a variant, with 95% intervals; MAML as a band (Figures 2, 3).
+
+    A single seed has no interval, and no bar or band.
+    """
     with sns.axes_style("ticks"):
         figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
         for variant, points in curves.items():
             ax.errorbar(
                 [point.alpha for point in points],
                 [point.ours.mean for point in points],
-                [_reach(point.ours) for point in points],
+                _bars([point.ours for point in points]),
                 color=_colour(variant),
                 marker="o",
                 capsize=3,
                 label=variant,
             )
         if baseline is not None:
-            reach = _reach(baseline)
             ax.axhline(baseline.mean, color="0.4", linestyle="--", label="maml")
-            ax.axhspan(baseline.mean - reach, baseline.mean + reach, color="0.85", zorder=0)
+            if math.isfinite(baseline.interval):
+                low, high = baseline.mean - baseline.interval, baseline.mean + baseline.interval
+                ax.axhspan(low, high, color="0.85", zorder=0)
         ax.set(xscale="log", xlabel=r"$\alpha$", ylabel="test accuracy, %")
         ax.legend(frameon=False, fontsize="small")
         sns.despine(figure)
@@ -93,9 +96,9 @@ def paper_table(number: int, ours: Mapping[str, Ours]) -> Figure:
         for place, row in enumerate(table.rows):
             ax.axhline(place, color="0.93", linewidth=1, zorder=0)
             if entry := reported.get(row.method):
-                _across(ax, place + 0.15, entry.accuracy, entry.interval, QUOTED, "s")
+                _across(ax, place + 0.15, entry.accuracy, entry.interval, fmt="s", color=QUOTED)
             if found := ours.get(row.method):
-                _across(ax, place - 0.15, found.mean, _reach(found), OURS, "D")
+                _across(ax, place - 0.15, found.mean, found.interval, fmt="D", color=OURS, **_fill(found))
             ax.plot(float(row.accuracy), place, "o", color=PAPER)
         for colour, marker, label in (
             (PAPER, "o", "the paper"),
@@ -111,8 +114,9 @@ def paper_table(number: int, ours: Mapping[str, Ours]) -> Figure:
     return figure
 
 
-def _across(ax: Axes, y: float, mean: float, reach: float | None, colour: Any, marker: str) -> None:
-    ax.errorbar([mean], [y], xerr=[reach or 0.0], fmt=marker, color=colour, capsize=2, markersize=4)
+def _across(ax: Axes, y: float, mean: float, reach: float | None, **style: Any) -> None:
+    bar = None if reach is None or math.isnan(reach) else [reach]
+    ax.errorbar([mean], [y], xerr=bar, capsize=2, markersize=4, **style)
 
 
 def _few_ticks(ax: Axes, values: Sequence[int]) -> None:
@@ -120,8 +124,13 @@ def _few_ticks(ax: Axes, values: Sequence[int]) -> None:
     ax.minorticks_off()
 
 
-def _reach(found: Ours) -> float:
-    return 0.0 if math.isnan(found.interval) else found.interval
+def _bars(found: Sequence[Ours]) -> list[float] | None:
+    """Half-widths; None where there are none, of single seeds."""
+    return None if all(math.isnan(each.interval) for each in found) else [each.interval for each in found]
+
+
+def _fill(found: Ours) -> dict[str, str]:
+    return {"fillstyle": "full" if len(found.seeds) >= SEEDS else "none"}
 
 
 def _colour(variant: str) -> Any:

@@ -50,6 +50,19 @@ def test_a_curve_has_its_radii_its_intervals_and_maml() -> None:
     assert not list(results.alpha_curves({"both": points}, None).axes[0].patches)
 
 
+def test_a_single_seed_is_open_and_has_no_bar() -> None:
+    alone = Ours(95.0, math.nan, (0,), 100, 10, ())
+    (ax,) = results.paper_table(4, {"maml": alone, "up": ours(96.0)}).axes
+    found = {float(bar.lines[0].get_xdata()[0]): bar for bar in ax.containers if bar.lines[0].get_marker() == "D"}
+    assert {x: (bar.lines[0].get_fillstyle(), bar.has_xerr) for x, bar in found.items()} == {
+        95.0: ("none", False),
+        96.0: ("full", True),
+    }
+    (curve,) = results.alpha_curves({"both": [Point(0.1, alone, None)]}, alone).axes
+    assert not curve.containers[0].has_yerr
+    assert not curve.patches
+
+
 def test_a_table_of_the_paper_shows_every_row_and_ours_where_there_is_one() -> None:
     (ax,) = results.paper_table(4, {"maml": ours(95.0, math.nan)}).axes
     assert [text.get_text() for text in ax.get_yticklabels()] == [row.method for row in TABLES[4].rows]

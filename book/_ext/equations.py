@@ -27,9 +27,10 @@ def number_ours(app: Sphinx, doctree: nodes.document) -> None:
     """Number a page's own labelled equations i, ii, iii, ...: where they stand, and where they are referred to."""
     known = app.env.get_domain("math").equations  # type: ignore[attr-defined]
     ours = [node for node in doctree.findall(nodes.math_block) if node.get("number")]
-    for place, node in enumerate(ours):
-        node["number"] = ROMAN[place]
-        known[node["label"]] = (app.env.docname, ROMAN[place])
+    for number, node in zip(ROMAN, ours, strict=False):
+        known[node["label"]] = (app.env.docname, number)
+        node["number"] = None  # MathJax sets it, as it does the paper's, on the line of the equation
+        node[:] = [nodes.Text(rf"{node.astext().rstrip()} \tag{{{number}}}")]
 
 
 def unsplit(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

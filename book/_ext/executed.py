@@ -28,6 +28,7 @@ from sphinx.errors import ExtensionError
 
 DIRECTIVE = re.compile(r"^```\{executed\} (\S+) (\S+) (\S+)\n```$", re.MULTILINE)
 UNSEEN = {"bootstrap", "parameters"}
+WIDE = 720  # pixels: of more than that a phone shows a part
 
 
 class Shown(NamedTuple):
@@ -149,13 +150,15 @@ def _outputs(shown: Shown, cell: nbformat.NotebookNode, heading: str) -> Iterato
 
 
 def _figure(shown: Shown, cell: nbformat.NotebookNode, name: str, data: Any, heading: str) -> str:
-    _put(shown.folder / f"{name}.png", base64.b64decode(data["image/png"]))
+    picture = base64.b64decode(data["image/png"])
+    _put(shown.folder / f"{name}.png", picture)
+    kind = "executed wide" if int.from_bytes(picture[16:20]) > WIDE else "executed"  # a PNG's width stands there
     axes = data["application/json"]["axes"]
     against = {f"{_plain(one['y'])} against {_plain(one['x'])}" for one in axes if one["x"] and one["y"]}
     alt = "; ".join([_plain(heading) or shown.name, *sorted(against)])
     stamp = _stamp(shown, cell, name, data)
     full_size = f":target: _images/{name}.png\n"  # pages lie beside this folder, which Sphinx fills
-    return f"```{{figure}} /.executed/{name}.png\n:alt: {alt}\n:figclass: executed\n{full_size}\n{stamp}\n```"
+    return f"```{{figure}} /.executed/{name}.png\n:alt: {alt}\n:figclass: {kind}\n{full_size}\n{stamp}\n```"
 
 
 def _table(shown: Shown, cell: nbformat.NotebookNode, name: str, data: Any, heading: str) -> str:

@@ -134,6 +134,7 @@ def alpha(name: str, data: dict[str, Any]) -> Picture:
     drawing.dot("outer", here, 5)
     legend = [
         ("line outer", "θ, one outer step after the other"),
+        ("line outer future", "the steps to come"),
         ("line upper", "ε, and the ball of radius alpha_up"),
         ("line lower", "εₘ of the inner steps"),
         ("line inner", "the inner loop, θ to θ′"),

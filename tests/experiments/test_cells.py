@@ -82,7 +82,7 @@ def test_no_run_is_there_twice() -> None:
 
 
 def test_at_least_three_seeds() -> None:
-    assert {cell.seeds for cell in ALL} == {(0, 1, 2)}
+    assert all(cell.seeds[:3] == (0, 1, 2) for cell in ALL)
 
 
 def test_omniglot_in_reach_of_two_cores_comes_first() -> None:
@@ -136,8 +136,8 @@ def test_what_nobody_understands_is_named(tmp_path: Path, old: str, new: str, me
 def test_an_unknown_cell_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"omniglot-5way-1shot-shrt.* Did you mean omniglot-5way-1shot-short"):
         cells.wanted(ALL, ["omniglot-5way-1shot-shrt"])
-    with pytest.raises(UserError, match=r"Did you mean .*omniglot-5way-1shot-short-up-seed2"):
-        cells.find_run(ALL, "omniglot-5way-1shot-short-up-seed3")
+    with pytest.raises(UserError, match=r"Did you mean .*omniglot-5way-1shot-short-up-seed[0-9]"):
+        cells.find_run(ALL, "omniglot-5way-1shot-short-up-seed9")
 
 
 def test_names_keep_the_order_and_a_cpu_takes_what_is_meant_for_it() -> None:

@@ -109,6 +109,8 @@ class ResultsGroup(FromResults):
 
 
 def _table(rows: tables.Rows, caption: str) -> nodes.Node:
+    if not any(row.get(tables.DETAILS) for row in rows):  # a column for nothing
+        rows = [{name: text for name, text in row.items() if name != tables.DETAILS} for row in rows]
     headings = list(rows[0])
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in headings), cols=len(headings))
     group += nodes.thead("", _row(headings))

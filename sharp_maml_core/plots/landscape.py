@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -237,4 +238,5 @@ def _colour_bar(figure: Figure, axes: Sequence[Axes], norm: colors.Normalize) ->
 
 def _note(figure: Figure, note: str) -> None:
     if note:
-        figure.supxlabel(note, fontsize="x-small", color="0.4")
+        # A line that is longer than the figure would widen the picture, and so shrink all that is in it.
+        figure.supxlabel(fill(note, round(17 * figure.get_figwidth())), fontsize="x-small", color="0.4")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..config import Config
 from ..episode import Episode
-from ..errors import invalid
 from ..meta import GradientPass, MetaGradient, Metrics, map_tasks, task_map
 from ..params import Params
 from .learner import Gradient
@@ -60,9 +59,3 @@ def kept_graphs(task: Episode) -> int:
     Measured at 84x84, 5-way 1-shot, 15 queries: 6% less time than with one, 14% more memory at 10 steps than at 1.
     """
     return max(1, len(task.query_y) // (3 * len(task.support_y)))
-
-
-def refuse_alpha_low(config: Config) -> None:
-    """Raise UserError for a lower perturbation, of a system that has nowhere to put one."""
-    if config.alpha_low > 0:
-        raise invalid("alpha_low", config.alpha_low, f"0 for variant {config.variant}", "alpha_up sharpens it.")

@@ -30,8 +30,9 @@ from ..errors import invalid
 from ..meta import MetaGradient, sharpen
 from ..network import FEATURES, Network
 from ..params import Params, add_scaled, select
-from .common import outer_gradient, refuse_alpha_low, task_metrics
+from .common import outer_gradient, task_metrics
 from .learner import Learner, Loss
+from .settings import only
 
 WEIGHT, BIAS = "task.weight", "task.bias"
 """Names of a task's own head; those of the network begin with `features.` and `head.`."""
@@ -99,9 +100,8 @@ def _refuse_what_does_not_apply(config: Config, network: Network) -> None:
             "another: this model has no submodules `features` and `head`, and a task gets a head of its own",
             "Compose the model as head(features(x)).",
         )
-    refuse_alpha_low(config)
-    if config.query_precision != "full":
-        raise invalid("query_precision", config.query_precision, f"full for {config.variant}, which has no query pass")
+    only(config, hint="alpha_up sharpens it.", alpha_low=0.0)
+    only(config, hint="It has no query pass.", query_precision="full")
 
 
 def _check_outputs(config: Config, network: Network, split: Split) -> None:

@@ -30,8 +30,9 @@ from ..errors import invalid
 from ..meta import MetaGradient, Metrics, sharpen
 from ..network import FEATURES, Network
 from ..params import Params, select
-from .common import mean_gradient, outer_gradient, precision_of, refuse_alpha_low, task_metrics
+from .common import mean_gradient, outer_gradient, precision_of, task_metrics
 from .learner import Learner, Loss
+from .settings import only
 
 # No module has a parameter of such a name: PyTorch's modules and parameters have no empty ones.
 LOG_SCALE = ".log_scale"
@@ -48,7 +49,7 @@ def matching(config: Config, network: Network, loss: Loss) -> Learner:
     Raises UserError for a model without submodules `features` and `head`, for `alpha_low`, and, at the first task, for
     targets that are not classes.
     """
-    refuse_alpha_low(config)
+    only(config, hint="alpha_up sharpens it.", alpha_low=0.0)
     if not network.has_parts:
         raise invalid(
             "variant",

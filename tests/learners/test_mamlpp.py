@@ -270,7 +270,7 @@ def test_testing_by_vmap_and_by_loop_is_the_same() -> None:
     ("changes", "sentence"),
     [
         ({"eval_inner_steps": 6}, r"eval_inner_steps=6 .* at most inner_steps=5 for maml\+\+"),
-        ({"alpha_low": 0.1}, r"alpha_low=0.1 .* 0 for variant maml\+\+"),
+        ({"alpha_low": 0.1}, r"alpha_low=0.1 .* 0.0 with variant maml\+\+.*alpha_up sharpens it"),
     ],
 )
 def test_what_it_has_no_use_for_is_refused(changes: dict[str, object], sentence: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from cases import equal
-from helpers import SmallNet, easy_data, easy_images, flags, small_config
+from helpers import Joined, SmallNet, easy_data, easy_images, flags, small_config
 from safetensors.torch import load_file
 
 from sharp_maml_core import Config, Conv4, Diverged, UserError, models, run_experiment, rundir, stacking
@@ -282,6 +282,12 @@ def test_overwriting_throws_nothing_away_where_a_run_is_in_use(tmp_path: Path) -
     ):
         run_stack(configs, tmp_path, overwrite=True, **GIVEN)
     assert {folder: rundir.read_result(folder) for folder in results} == results
+
+
+def test_a_model_that_is_not_its_parts_is_refused_though_values_are_hidden_in_a_stack(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model='Joined' is not allowed.*head\(features\(x\)\)"):
+        run_stack(configs_of("anil"), tmp_path, **GIVEN | {"model": Joined()})
+    assert not any(tmp_path.iterdir())
 
 
 # --- the command

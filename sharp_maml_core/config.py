@@ -118,7 +118,10 @@ class Config:
         "Rajeswaran et al. 2019",
     )
     imaml_damping: float = setting(
-        0.0, "imaml: added to the diagonal of I + H / lambda", at_least(0), "0: the equation; released code: 1"
+        0.0,
+        "imaml: added to the diagonal of I + H / lambda",
+        at_least(0),
+        "0: the equation; released code: 1, and there H / (lambda + 10)",
     )
     cavia_context: int = setting(
         100, "cavia: context parameters, the numbers that a task adapts", at_least(0), "Zintgraf et al. 2019"
@@ -238,8 +241,14 @@ class Config:
         return device
 
     def replace(self, **changes: Any) -> Config:
-        """A copy with some fields changed, checked like a new one."""
+        """A copy with some fields changed, checked like a new one.
+
+        Where the variant changes, a radius that is the old one's own becomes the new one's, unless it is given.
+        """
         check_names(changes, FIELDS)
+        if changes.get("variant", self.variant) != self.variant:
+            own = _own_radii(self.variant).items()
+            changes = {name: None for name, value in own if getattr(self, name) == value} | changes
         return dataclasses.replace(self, **changes)
 
     def with_radii(self, radii: dict[str, torch.Tensor]) -> Config:

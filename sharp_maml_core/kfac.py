@@ -38,8 +38,8 @@ Forward = Callable[[Params, Tensor], Tensor]
 def layer_shapes(forward: Forward, params: Params, x: Tensor) -> Shapes:
     """The layers that have a part, found by one pass with inputs x [n, ...].
 
-    Raises UserError where there is none, for a weight that is used twice, and for convolutions with groups or with
-    their padding in words: the factors above are not theirs.
+    Raises UserError where there is none, for a weight that is used twice, for convolutions with groups or with their
+    padding in words, and for a layer whose inputs are not the n samples: the factors above are not theirs.
     """
     shapes: Shapes = {}
 
@@ -48,6 +48,8 @@ def layer_shapes(forward: Forward, params: Params, x: Tensor) -> Shapes:
             raise invalid("model", name, "a model that uses each weight once, for K-FAC", "Choose another variant.")
         if call.groups != 1 or isinstance(call.padding, str):
             raise invalid("model", name, "a convolution with groups=1 and its padding in numbers, for K-FAC")
+        if output.ndim < 2 or len(output) != len(x):
+            raise invalid("model", name, "a layer whose inputs have the samples in front, [n, ...], for K-FAC")
         shapes[name] = output.shape
         return output
 

@@ -1,6 +1,7 @@
 """The paper's networks. Any other `nn.Module` without running statistics serves as well.
 
-A model that is to be used with ANIL has two submodules, `features` and `head`, and is their composition (Eq. 19).
+A model for a variant that takes its parts alone (ANIL, matching, erm, sam) has two submodules, `features` and `head`,
+and is their composition (Eq. 19); the particles of bmaml share the features of one that is.
 One that is to be used with CAVIA has a parameter called `context`, in itself or in a submodule.
 """
 

@@ -44,7 +44,7 @@ class Network:
 
     @property
     def has_parts(self) -> bool:
-        """Whether all parameters belong to submodules `features` and `head`, as ANIL needs."""
+        """Whether all parameters belong to submodules `features` and `head`, which some variants need."""
         names = [name for name, _ in self._module.named_parameters()]
         return all(name.startswith((FEATURES, HEAD)) for name in names) and all(
             any(name.startswith(part) for name in names) for part in (FEATURES, HEAD)
@@ -98,7 +98,7 @@ class Network:
             raise invalid(
                 "model",
                 type(self._module).__name__,
-                "head(features(x)) for a variant with ANIL, and its forward computes something else",
+                "head(features(x)) for a variant that takes the parts alone, and its forward computes something else",
                 "Move what lies between into `features`.",
             )
         self._parts_checked = True

@@ -78,6 +78,17 @@ def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[
 
     Raises UserError if it cannot be written, is in use, or holds a run of other settings.
     """
+    with locked(folder):
+        begin(folder, config, overwrite)
+        yield folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and lock it against other processes while the block runs; what it holds is left alone.
+
+    Raises UserError if it cannot be written or is in use.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
@@ -88,21 +99,28 @@ def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise invalid("run_dir", str(folder), "a folder that no other process is using now") from None
-        if overwrite:
-            for name in WRITTEN:
-                (folder / name).unlink(missing_ok=True)
-            for name in ("tensorboard", SNAPSHOTS):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        _check_same(folder, config)
-        for name in WRITTEN:  # what a killed process was writing
-            for half in folder.glob(f".{name}-*"):
-                half.unlink()
-        if not (folder / RESULT).exists():  # a finished run keeps the settings that it was finished with
-            try:
-                write_json(folder / CONFIG, config.to_dict())
-            except OSError as error:
-                raise _unwritable(folder, error) from None
-        yield folder
+        yield
+
+
+def begin(folder: Path, config: Config, overwrite: bool = False) -> None:
+    """Put a locked folder in order for `config`; with `overwrite`, throw away the run that it holds.
+
+    Raises UserError if it cannot be written, or holds a run of other settings.
+    """
+    if overwrite:
+        for name in WRITTEN:
+            (folder / name).unlink(missing_ok=True)
+        for name in ("tensorboard", SNAPSHOTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    _check_same(folder, config)
+    for name in WRITTEN:  # what a killed process was writing
+        for half in folder.glob(f".{name}-*"):
+            half.unlink()
+    if not (folder / RESULT).exists():  # a finished run keeps the settings that it was finished with
+        try:
+            write_json(folder / CONFIG, config.to_dict())
+        except OSError as error:
+            raise _unwritable(folder, error) from None
 
 
 def read_config(folder: Path, device: str) -> Config:

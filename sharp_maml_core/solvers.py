@@ -36,6 +36,7 @@ def conjugate_gradient(operator: Callable[[Params], Params], b: Params, steps: i
     is arithmetic, not control flow, so it may run under vmap.
 
     operator  x -> A x, A symmetric; called `steps` times
+    steps     at least 1
     """
     x = {name: torch.zeros_like(value) for name, value in b.items()}
     residual, direction = b, b
@@ -53,8 +54,10 @@ def conjugate_gradient(operator: Callable[[Params], Params], b: Params, steps: i
         before, squared = squared, dot(residual, residual)
         direction = add_scaled(residual, direction, _ratio(squared, before, active))
         moved = moved | active
-    nowhere = stopped & ~moved
+    nowhere = stopped & ~moved  # there the direction has been b all along, so that the image is A b
     x = {name: torch.where(nowhere, b[name], value) for name, value in x.items()}
+    beside = add_scaled(b, image, -1.0)
+    squared = torch.where(nowhere, dot(beside, beside), squared)
     return Solution(x, _ratio(squared, first, first > 0).sqrt(), stopped.to(first.dtype))
 
 

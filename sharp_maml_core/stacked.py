@@ -28,8 +28,9 @@ from torch import nn
 from . import distributed, rundir
 from .config import FAMILY, Config
 from .errors import Diverged, invalid
-from .learners import Learner, Loss
+from .learners import Learner, Loss, build_learner
 from .memory import keep_freed_memory
+from .models import loss_for, model_for
 from .results import provenance
 from .run import Experiment, default_folder, explained, finish, kept, learner_for, prepare
 from .stacking import Run, train_stack
@@ -105,21 +106,24 @@ def run_stack(
     others   see `run_experiment`
 
     Raises UserError, before any work, for whatever cannot be used, Diverged, after the other runs are finished, where
-    a run's training fails, and KeyboardInterrupt after checkpoints when interrupted.
+    a run's training or test fails, and KeyboardInterrupt after checkpoints when interrupted.
     """
     check_stack(configs)
     if at_once < 0:
         raise invalid("at_once", at_once, "at least 0")
     first = prepare(configs[0], model, loss, data)
     train = first.splits["train"]
+    model, loss = model or model_for(first.config, train), loss or loss_for(train)
     folders = [Path(root) / default_folder(config).name for config in configs]
     experiments = {
         folder: Experiment(config, first.splits, learner_for(config, train, model, loss))
         for folder, config in zip(folders, configs, strict=True)
     }
     with ExitStack() as held:
-        for folder, experiment in experiments.items():
-            held.enter_context(rundir.open_run(folder, experiment.config, overwrite))
+        for folder in folders:
+            held.enter_context(rundir.locked(folder))
+        for folder, experiment in experiments.items():  # only now: nothing is thrown away where a run is in use
+            rundir.begin(folder, experiment.config, overwrite)
         results = {folder: result for folder in folders if (result := rundir.read_result(folder)) is not None}
         if results and progress:
             print(f"{len(results)} of {len(folders)} runs are finished; they are read.", file=sys.stderr)
@@ -134,12 +138,15 @@ def run_stack(
             }
 
             def build(config: Config) -> Learner:
-                return learner_for(config, train, model, loss)
+                return build_learner(config, model, loss)
 
             train_stack(list(runs.values()), train, first.splits["val"], build, at_once=at_once, progress=progress)
             for folder, run in runs.items():
                 if run.failure is None:
-                    results[folder] = finish(experiments[folder], folder, run.state, origin, progress)
+                    try:
+                        results[folder] = finish(experiments[folder], folder, run.state, origin, progress)
+                    except Diverged as failure:
+                        run.failure = failure
     failures = [f"{folder.name}: {run.failure}" for folder, run in runs.items() if run.failure is not None]
     if failures:
         raise Diverged("\n".join(failures))

@@ -82,7 +82,8 @@ def meta_train(
     """Train up to `config.iterations` meta-iterations and return the state, with the best parameters on validation.
 
     state       where to go on, changed in place; None to begin
-    checkpoint  called every `config.checkpoint_every` iterations, at the end, on Ctrl-C, divergence and other errors
+    checkpoint  called every `config.checkpoint_every` iterations, at the end, on Ctrl-C and divergence, and where a
+                gradient or another process of the run fails; not where a validation does
 
     Raises Diverged, after a checkpoint of the last good state, when a loss or gradient is not finite, and
     KeyboardInterrupt, after a checkpoint, when interrupted or asked to terminate. The iteration at hand is finished

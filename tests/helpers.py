@@ -49,6 +49,13 @@ class SmallNet(nn.Module):
         return self.head(self.features(x))
 
 
+class Joined(SmallNet):
+    """Features and a head, and more between them than their composition: a ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.features(x)))
+
+
 def easy_images(n_classes: int = 8, n_instances: int = 6, side: int = SIDE, seed: int = 0) -> Tensor:
     """Each class has a pattern of its own; its instances differ from it by a little noise. uint8 [C, I, 1, H, W]."""
     generator = torch.Generator().manual_seed(seed)

@@ -184,6 +184,15 @@ def test_a_config_is_frozen_and_replaced_by_a_checked_copy():
         config.replace(n_way=1)
 
 
+@pytest.mark.parametrize(("old", "new"), [("erm", "sam"), ("sam", "erm"), ("both", "reptile"), ("imaml", "low")])
+def test_radii_that_are_a_variants_own_change_with_it(old, new):
+    assert Config(variant=old).replace(variant=new) == Config(variant=new)
+    assert Config(variant=old, alpha_up=0.3).replace(variant=new) == Config(variant=new, alpha_up=0.3)
+    given = {"alpha_low": 0.0, "alpha_up": 0.0}
+    assert Config(variant=old).replace(variant=new, **given) == Config(variant=new, **given)
+    assert Config(variant=old, **given).replace(variant=old, seed=1) == Config(variant=old, seed=1, **given)
+
+
 def test_a_config_goes_through_a_dict_and_back():
     config = Config(variant="e-low", adaptive=True, inner_lr=0.05)
     assert config_from(config.to_dict()) == config

@@ -171,6 +171,17 @@ def test_a_factor_that_is_not_positive_definite_gives_nan_and_no_number():
     assert log_det(model, params, x, torch.arange(4) % 2, 1e-3)[1].isnan()
 
 
+class Apart(nn.Module):
+    """A layer that sees no sample: `rows` makes its inputs."""
+
+    def __init__(self, rows) -> None:
+        super().__init__()
+        self.layer, self.rows = nn.Linear(3, 3), rows
+
+    def forward(self, x):
+        return x + self.layer(self.rows(x))
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -187,6 +198,9 @@ class Twice(nn.Module):
         (nn.Conv2d(2, 2, 1, groups=2), (2, 2, 4, 4), "groups=1"),
         (nn.Conv2d(1, 2, 3, padding="same"), (2, 1, 4, 4), "padding in numbers"),
         (nn.LayerNorm(3), (2, 3), "a Linear or Conv2d layer"),
+        (Apart(lambda x: x.mean(0)), (2, 3), "samples in front"),
+        (Apart(lambda x: x[0]), (3, 3), "samples in front"),
+        (Apart(lambda x: x[:1]), (2, 3), "samples in front"),
     ],
 )
 def test_models_that_it_cannot_read_are_refused(model, x, says):

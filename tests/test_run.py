@@ -7,6 +7,7 @@ import json
 import math
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -18,8 +19,9 @@ from typing import Any
 import pytest
 import torch
 from cases import equal
-from helpers import SMALL, SmallNet, easy_data, flags, small_config, start, write_image_folder
+from helpers import SMALL, Joined, SmallNet, easy_data, flags, small_config, start, write_image_folder
 from safetensors.torch import load_file
+from torch import nn
 
 from sharp_maml_core import (
     Config,
@@ -255,6 +257,30 @@ def test_a_finished_run_is_repeated_when_asked(finished: Path, tmp_path: Path) -
         experiment(tmp_path)
     experiment(tmp_path, overwrite=True)
     assert_same_outcome(tmp_path, finished)
+
+
+WHOLE = r"^model='Joined' is not allowed.*head\(features\(x\)\)"
+FUNCTIONS = {"model": None, "data": None}
+
+
+@pytest.mark.parametrize(
+    ("variant", "given", "says"),
+    [
+        *(
+            (variant, {"model": Joined()}, WHOLE)
+            for variant in ("anil", "low-anil", "e-low-anil", "bmaml", "erm", "sam")
+        ),
+        ("llama", {"model": nn.LayerNorm(6)}, "a Linear or Conv2d layer"),
+        ("matching", FUNCTIONS, r"^variant='matching' is not allowed.*sinusoid/train are no classes"),
+    ],
+)
+def test_what_a_variant_cannot_learn_is_refused_before_the_run_that_is_there_is_thrown_away(
+    variant: str, given: dict[str, Any], says: str, finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(UserError, match=says):
+        experiment(folder, small_config(variant, dataset="sinusoid"), overwrite=True, **given)
+    assert contents(folder) == contents(finished)
 
 
 class Killed(BaseException):

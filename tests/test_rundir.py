@@ -124,7 +124,7 @@ def test_the_columns_are_filled_where_there_is_a_figure(tmp_path: Path) -> None:
     ("variant", "own"), [("imaml", {"cg_residual", "cg_stopped"}), ("llama", {"log_det"}), ("bmaml", {"chaser_loss"})]
 )
 def test_what_a_system_reports_of_its_own_is_kept(tmp_path: Path, variant: str, own: set[str]) -> None:
-    config = CONFIG.replace(variant=variant, alpha_low=0.0)
+    config = CONFIG.replace(variant=variant)
     run_experiment(config, tmp_path / "run", model=SmallNet(), data=easy_data(), progress=False)
     rows = rundir.read_rows(tmp_path / "run" / rundir.METRICS)
     assert len(rows) == config.iterations

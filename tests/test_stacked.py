@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from cases import equal
-from helpers import SmallNet, easy_data, easy_images, flags, small_config
+from helpers import Joined, SmallNet, easy_data, easy_images, flags, small_config
 from safetensors.torch import load_file
 
-from sharp_maml_core import Config, Conv4, Diverged, UserError, run_experiment, rundir, stacking
+from sharp_maml_core import Config, Conv4, Diverged, UserError, models, run_experiment, rundir, stacking
 from sharp_maml_core.__main__ import main
 from sharp_maml_core.run import default_folder
 from sharp_maml_core.stacked import STACKABLE, grid, run_stack
@@ -103,6 +103,20 @@ def test_the_result_names_the_stack(tmp_path: Path) -> None:
     assert len({result["seconds"] for result in results.values()}) == 1
 
 
+def test_the_networks_that_are_made_are_not_more_the_longer_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plain = [], models.MLP
+    monkeypatch.setattr(models, "MLP", lambda *sizes: made.append(sizes) or plain(*sizes))
+    counts = []
+    for iterations in (1, 3):
+        configs = grid(small_config("up", dataset="sinusoid", iterations=iterations, eval_every=9), [0, 1])
+        run_stack(configs, tmp_path, progress=False)
+        counts.append(len(made))
+        made.clear()
+    assert 0 < counts[0] == counts[1]
+
+
 # --- stopping and going on
 
 
@@ -184,6 +198,16 @@ def test_a_run_that_diverges_leaves_and_the_others_go_on(tmp_path: Path) -> None
         assert_as_alone(config, folder_of(tmp_path, config), tmp_path / str(i))
 
 
+def test_a_run_whose_test_score_is_not_finite_does_not_keep_the_others_from_theirs(tmp_path: Path) -> None:
+    """After one step from so far away the loss is finite yet, after the twenty of a test it is not."""
+    config = small_config("low", dataset="sinusoid", dtype="float64", iterations=1, eval_inner_steps=20)
+    bad, good = grid(config, [0], None, [1e3, 0.0])
+    with pytest.raises(Diverged, match=f"^{folder_of(tmp_path, bad).name}: The mean squared error .* not finite"):
+        run_stack([bad, good], tmp_path, progress=False)
+    assert rundir.read_result(folder_of(tmp_path, bad)) is None
+    assert_as_alone(good, folder_of(tmp_path, good), tmp_path / "alone", model=None, data=None)
+
+
 def test_an_error_leaves_the_last_good_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = configs_of()
     run_stack(configs, tmp_path / "whole", **GIVEN)
@@ -247,6 +271,23 @@ def test_a_run_that_another_process_has_is_refused(tmp_path: Path) -> None:
     ):
         run_stack(configs, tmp_path, **GIVEN)
     run_stack(configs[:2], tmp_path, **GIVEN)  # it let go of those that it had
+
+
+def test_overwriting_throws_nothing_away_where_a_run_is_in_use(tmp_path: Path) -> None:
+    configs = configs_of(iterations=2)
+    results = run_stack(configs, tmp_path, **GIVEN)
+    with (
+        rundir.locked(folder_of(tmp_path, configs[2])),
+        pytest.raises(UserError, match="no other process is using"),
+    ):
+        run_stack(configs, tmp_path, overwrite=True, **GIVEN)
+    assert {folder: rundir.read_result(folder) for folder in results} == results
+
+
+def test_a_model_that_is_not_its_parts_is_refused_though_values_are_hidden_in_a_stack(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model='Joined' is not allowed.*head\(features\(x\)\)"):
+        run_stack(configs_of("anil"), tmp_path, **GIVEN | {"model": Joined()})
+    assert not any(tmp_path.iterdir())
 
 
 # --- the command

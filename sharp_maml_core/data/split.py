@@ -58,6 +58,11 @@ class RegressionSplit:
     name: str
     identity: str
 
+    @property
+    def shape(self) -> tuple[int]:
+        """The numbers of one input."""
+        return (self.inputs.shape[-1],)
+
     @classmethod
     def from_points(cls, inputs: Tensor, targets: Tensor, name: str) -> RegressionSplit:
         return cls(inputs, targets, name, _identity(inputs, targets))

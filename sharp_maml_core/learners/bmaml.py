@@ -29,13 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Config
+from ..data.split import Split
 from ..derivatives import gradient, vjp
 from ..episode import Episode
 from ..meta import MetaGradient, Metrics, sharpen
 from ..network import HEAD, Network
 from ..params import Params, add_scaled, dot, scaled, select
 from ..svgd import svgd_direction
-from .common import mean_gradient, outer_gradient, task_metrics
+from .common import mean_gradient, outer_gradient, task_metrics, trial
 from .learner import Learner, Loss
 from .settings import only
 
@@ -127,7 +128,11 @@ def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
             for name, value in drawn[0].items()
         }
 
-    return Learner(init=init, gradient=outer_gradient(whole), adapt=adapt_one, predict=predict)
+    def check_split(split: Split) -> None:
+        if shares:
+            network.check_parts(*trial(config, network, split))
+
+    return Learner(init=init, gradient=outer_gradient(whole), adapt=adapt_one, predict=predict, check_split=check_split)
 
 
 def _rows(particles: Params) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the learners share: the mean over tasks, what they report, how precise the query pass is."""
+"""What the learners share: the mean over tasks, what they report, how precise the query pass is, a look at a model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..data.split import Split
 from ..episode import Episode
-from ..errors import invalid
 from ..meta import GradientPass, MetaGradient, Metrics, map_tasks, task_map
+from ..network import Network
 from ..params import Params
 from .learner import Gradient
 
@@ -62,7 +63,12 @@ def kept_graphs(task: Episode) -> int:
     return max(1, len(task.query_y) // (3 * len(task.support_y)))
 
 
-def refuse_alpha_low(config: Config) -> None:
-    """Raise UserError for a lower perturbation, of a system that has nowhere to put one."""
-    if config.alpha_low > 0:
-        raise invalid("alpha_low", config.alpha_low, f"0 for variant {config.variant}", "alpha_up sharpens it.")
+def trial(config: Config, network: Network, split: Split) -> tuple[Params, Tensor]:
+    """Parameters and a few inputs [7, ...] of the split's shape, drawn alike each time: to look at a model before work.
+
+    Seven, lest the samples be as many as an image's channels and pass for them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    params = network.init(generator, config.torch_dtype, config.torch_device)
+    x = torch.randn((7, *split.shape), generator=generator, dtype=config.torch_dtype)
+    return params, x.to(config.torch_device)

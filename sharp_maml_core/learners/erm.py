@@ -30,8 +30,9 @@ from ..errors import invalid
 from ..meta import MetaGradient, sharpen
 from ..network import FEATURES, Network
 from ..params import Params, add_scaled, select
-from .common import outer_gradient, refuse_alpha_low, task_metrics
+from .common import outer_gradient, task_metrics, trial
 from .learner import Learner, Loss
+from .settings import only
 
 WEIGHT, BIAS = "task.weight", "task.bias"
 """Names of a task's own head; those of the network begin with `features.` and `head.`."""
@@ -87,7 +88,7 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
         adapt=adapt,
         predict=predict,
         labels="split",
-        check_split=lambda split: _check_outputs(config, network, split),
+        check_split=lambda split: _check_model(config, network, split),
     )
 
 
@@ -99,20 +100,20 @@ def _refuse_what_does_not_apply(config: Config, network: Network) -> None:
             "another: this model has no submodules `features` and `head`, and a task gets a head of its own",
             "Compose the model as head(features(x)).",
         )
-    refuse_alpha_low(config)
-    if config.query_precision != "full":
-        raise invalid("query_precision", config.query_precision, f"full for {config.variant}, which has no query pass")
+    only(config, hint="alpha_up sharpens it.", alpha_low=0.0)
+    only(config, hint="It has no query pass.", query_precision="full")
 
 
-def _check_outputs(config: Config, network: Network, split: Split) -> None:
-    """Raise UserError unless the network tells all classes of the split apart."""
+def _check_model(config: Config, network: Network, split: Split) -> None:
+    """Raise UserError unless the network is its parts' composition and tells all classes of the split apart."""
     if isinstance(split, RegressionSplit):
         raise invalid(
             "variant", config.variant, f"another on {split.name}: functions have no classes for one head to tell apart"
         )
-    params = network.init(torch.Generator(), torch.float32, torch.device("cpu"))
+    params, x = trial(config, network, split)
+    network.check_parts(params, x)
     with torch.no_grad():
-        outputs = network.forward(params, torch.zeros(2, *split.shape)).shape[-1]
+        outputs = network.forward(params, x).shape[-1]
     needed = n_classes(split, config.rotations)
     if outputs < needed:
         raise invalid(

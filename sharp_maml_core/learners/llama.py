@@ -21,12 +21,13 @@ from torch import Tensor
 
 from ..adapt import InnerRule, Problem, adapt, task_gradient
 from ..config import Config
+from ..data.split import Split
 from ..episode import Episode
 from ..kfac import Shapes, layer_shapes, loss_and_log_det
 from ..meta import MetaGradient, Metrics, sharpen
 from ..network import Network
 from ..params import Params, select
-from .common import kept_graphs, mean_gradient, outer_gradient, task_metrics
+from .common import kept_graphs, mean_gradient, outer_gradient, task_metrics, trial
 from .learner import Learner, Loss
 from .settings import only
 
@@ -35,7 +36,7 @@ def llama(config: Config, network: Network, loss: Loss) -> Learner:
     """LLAMA; `alpha_up` > 0 sharpens it, which is new here.
 
     Raises UserError for a lower perturbation, for a query pass in bfloat16, in which a determinant means nothing, and
-    for a model that K-FAC cannot read (see `kfac.layer_shapes`), the latter when it first sees data.
+    for a model that K-FAC cannot read (see `kfac.layer_shapes`), the latter when it first sees a split or data.
     """
     only(config, alpha_low=0.0, query_precision="full")
     rule = InnerRule(config.inner_lr, config.inner_steps)
@@ -82,9 +83,13 @@ def llama(config: Config, network: Network, loss: Loss) -> Learner:
         with torch.inference_mode(False):
             return params | adapt(test_rule, problem(task, {}), *split(params))
 
+    def check_split(train: Split) -> None:
+        layer_shapes(network.forward, *trial(config, network, train))
+
     return Learner(
         init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,
+        check_split=check_split,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..adapt import InnerRule, Look, Masks, Problem, adapt, task_gradient
 from ..config import Config
+from ..data.split import Split
 from ..derivatives import vjp
 from ..episode import Episode
 from ..errors import invalid
@@ -21,7 +22,7 @@ from ..meta import MetaGradient, Metrics, sharpen
 from ..network import FEATURES, HEAD, Network
 from ..params import Params, select
 from ..sharpness import is_off
-from .common import kept_graphs, mean_gradient, outer_gradient, precision_of, task_metrics
+from .common import kept_graphs, mean_gradient, outer_gradient, precision_of, task_metrics, trial
 from .learner import Learner, Loss
 
 
@@ -81,6 +82,10 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
         if kind.head_only:
             network.check_parts(params, x)
 
+    def check_split(split: Split) -> None:  # now: in a stack `vmap` hides what `check_model` looks at
+        if kind.head_only:
+            network.check_parts(*trial(config, network, split))
+
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
     ) -> MetaGradient:
@@ -115,6 +120,7 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,
+        check_split=check_split,
     )
 
 

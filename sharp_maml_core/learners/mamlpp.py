@@ -37,8 +37,9 @@ from ..errors import invalid
 from ..meta import MetaGradient, Metrics, sharpen
 from ..network import Network
 from ..params import Params, add_scaled, select
-from .common import kept_graphs, mean_gradient, outer_gradient, precision_of, refuse_alpha_low, task_metrics
+from .common import kept_graphs, mean_gradient, outer_gradient, precision_of, task_metrics
 from .learner import Gradient, Learner, Loss
+from .settings import only
 
 RATE = "rate/"
 """What the name of a tensor's rates begins with; its rest is the tensor's own name."""
@@ -226,4 +227,4 @@ def _refuse_what_does_not_apply(config: Config) -> None:
             f"at most inner_steps={config.inner_steps} for {config.variant}: later steps have no learned rate",
             "Train with as many steps as you test with.",
         )
-    refuse_alpha_low(config)
+    only(config, hint="alpha_up sharpens it.", alpha_low=0.0)

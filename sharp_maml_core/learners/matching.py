@@ -24,14 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Config
+from ..data.split import RegressionSplit, Split
 from ..derivatives import value_and_gradients
 from ..episode import Episode
-from ..errors import invalid
+from ..errors import UserError, invalid
 from ..meta import MetaGradient, Metrics, sharpen
 from ..network import FEATURES, Network
 from ..params import Params, select
-from .common import mean_gradient, outer_gradient, precision_of, refuse_alpha_low, task_metrics
+from .common import mean_gradient, outer_gradient, precision_of, task_metrics
 from .learner import Learner, Loss
+from .settings import only
 
 # No module has a parameter of such a name: PyTorch's modules and parameters have no empty ones.
 LOG_SCALE = ".log_scale"
@@ -45,10 +47,10 @@ def matching(config: Config, network: Network, loss: Loss) -> Learner:
 
     The model's `head` is not used. `inner_lr` and the other settings of the inner loop mean nothing here.
 
-    Raises UserError for a model without submodules `features` and `head`, for `alpha_low`, and, at the first task, for
-    targets that are not classes.
+    Raises UserError for a model without submodules `features` and `head`, for `alpha_low`, and, when it sees a split or
+    a task, for targets that are not classes.
     """
-    refuse_alpha_low(config)
+    only(config, hint="alpha_up sharpens it.", alpha_low=0.0)
     if not network.has_parts:
         raise invalid(
             "variant",
@@ -89,7 +91,9 @@ def matching(config: Config, network: Network, loss: Loss) -> Learner:
 
     whole = sharpen(once, config.alpha_up, adaptive=config.adaptive)
 
-    return Learner(init=init, gradient=outer_gradient(whole), adapt=adapt, predict=predict)
+    return Learner(
+        init=init, gradient=outer_gradient(whole), adapt=adapt, predict=predict, check_split=_check_is_of_classes
+    )
 
 
 def log_attention(scores: Tensor, labels: Tensor) -> Tensor:
@@ -108,10 +112,17 @@ def _unit(embeddings: Tensor) -> Tensor:
     return F.normalize(embeddings.flatten(1), dim=1)
 
 
+def _no_classes(what: str) -> UserError:
+    return invalid("variant", "matching", f"another variant: {what} are no classes, of which a support image has one")
+
+
+def _check_is_of_classes(split: Split) -> None:
+    if isinstance(split, RegressionSplit):
+        raise _no_classes(f"the targets of {split.name}")
+
+
 def _check_classes(targets: Tensor, n_way: int) -> None:
     if targets.is_floating_point():
-        raise invalid(
-            "variant", "matching", "another variant: these targets are no classes, of which a support image has one"
-        )
+        raise _no_classes("these targets")
     if not torch._C._are_functorch_transforms_active() and int(targets.max()) >= n_way:  # inside, values are hidden
         raise invalid("n_way", n_way, f"above {int(targets.max())}, a label of the support set")

@@ -29,12 +29,12 @@ from torch import Tensor
 from ..config import Config
 from ..derivatives import gradient as gradient_of
 from ..episode import Episode
-from ..errors import invalid
 from ..meta import MetaGradient, Metrics, sharpen
 from ..network import Network
 from ..params import Params, add_scaled, scaled
-from .common import mean_gradient, precision_of, refuse_alpha_low, task_metrics
+from .common import mean_gradient, precision_of, task_metrics
 from .learner import Learner, Loss
+from .settings import only
 
 BETA2, EPS = 0.999, 1e-8  # Adam's, in PyTorch and in the source alike
 
@@ -53,9 +53,8 @@ def reptile(config: Config, network: Network, loss: Loss) -> Learner:
 
     Raises UserError for `alpha_low` and for `adapt_norm=False`: what no inner step moves would never be learned.
     """
-    refuse_alpha_low(config)
-    if not config.adapt_norm:
-        raise invalid("adapt_norm", False, "True for variant reptile, which learns only what its inner steps move")
+    only(config, hint="alpha_up sharpens it.", alpha_low=0.0)
+    only(config, hint="It learns only what its inner steps move.", adapt_norm=True)
     direction = DIRECTIONS[config.reptile_optimizer]
 
     def train(theta: Params, x: Tensor, y: Tensor, steps: int, batches: Tensor | None = None) -> Params:

@@ -8,9 +8,10 @@ from ..config import Config
 from ..errors import invalid
 
 
-def only(config: Config, **usable: Any) -> None:
-    """Raise UserError for the first setting that is not the one value that `config.variant` can use."""
+def only(config: Config, hint: str = "", **usable: Any) -> None:
+    """Raise UserError, which ends in the hint, for the first setting that is not the one value the variant can use."""
     for name, value in usable.items():
         given = getattr(config, name)
         if given != value:
-            raise invalid(name, given, f"{value} with variant {config.variant}, which has no use for another value")
+            allowed = f"{value} with variant {config.variant}, which has no use for another value"
+            raise invalid(name, given, allowed, hint)

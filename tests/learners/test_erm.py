@@ -207,8 +207,11 @@ def test_a_whole_run_with_turned_classes(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"alpha_low": 0.1}, "alpha_low=0.1 is not allowed: it must be 0 for variant erm"),
-        ({"query_precision": "bfloat16"}, "query_precision='bfloat16' is not allowed: it must be full for erm"),
+        ({"alpha_low": 0.1}, "alpha_low=0.1 is not allowed: it must be 0.0 with variant erm"),
+        (
+            {"query_precision": "bfloat16"},
+            "query_precision='bfloat16' is not allowed: it must be full with variant erm.*no query pass",
+        ),
     ],
 )
 def test_settings_of_an_inner_loop_in_training_are_refused(changes: dict[str, object], sentence: str) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from sharp_maml_core import Config, Episode, build_learner
 from sharp_maml_core.config import FAMILY
+from sharp_maml_core.learners.common import kept_graphs
 from sharp_maml_core.models import MLP, Conv4
 
 
@@ -121,6 +122,16 @@ def assert_exact(config: Config, case: Case) -> None:
 def test_every_setting_on_a_users_network(variant, inner_steps):
     for choice in every_setting(variant):
         assert_exact(setting(variant, inner_steps=inner_steps, **choice), CASES["user"])
+
+
+@pytest.mark.parametrize("task_map", ["loop", "vmap"])
+@pytest.mark.parametrize(("variant", "choice"), first_and_last(), ids=in_words)
+def test_more_steps_than_graphs_that_are_kept(variant, choice, task_map):
+    """With queries in plenty the last two of four steps keep their graph, and the others make it anew."""
+    episode = classification(k_shot=1, n_query=7)
+    assert kept_graphs(Episode(*(value[0] for value in episode))) == 2
+    case = CASES["user"]._replace(episode=episode)
+    assert_exact(setting(variant, inner_steps=4, task_map=task_map, **choice), case)
 
 
 @pytest.mark.parametrize("name", ["mlp", "regression"])

@@ -177,7 +177,7 @@ def test_it_needs_an_embedding(model):
 
 
 def test_it_refuses_what_it_could_only_ignore():
-    with pytest.raises(UserError, match=r"^alpha_low=0\.2 is not allowed: it must be 0 for variant matching"):
+    with pytest.raises(UserError, match=r"^alpha_low=0\.2 is not allowed: it must be 0\.0 with variant matching"):
         start(alpha_low=0.2)
     with pytest.raises(UserError, match=r"^matching_scale=0\.0 is not allowed: it must be above 0"):
         start(matching_scale=0)

@@ -35,8 +35,4 @@ def _row(line: groups.Line, printed: Row | None) -> str:
 
 def _less(line: groups.Line) -> str:
     """The differences to the baselines, and p by Holm for all comparisons of the group."""
-    return "; ".join(
-        f"{one.baseline} {one.difference.mean:+.2f} ({one.difference.low:+.2f} to {one.difference.high:+.2f}), "
-        f"p = {one.adjusted_p:.3f}"
-        for one in line.against
-    )
+    return "; ".join(f"{one.baseline} {one.difference.text}, p = {one.adjusted_p:.3f}" for one in line.against)

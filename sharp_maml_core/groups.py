@@ -18,6 +18,7 @@ from .paired import Difference, compare, holm
 from .published import SEEDS, Ours, Result, average, candidates, setting_of
 
 SIGNIFICANCE = 0.05
+FEW = "too few seeds"
 TIMING = "timing"  # the schedule whose runs are there for their seconds
 
 
@@ -115,15 +116,34 @@ def _baselines(runs: list[Result], baselines: dict[str, list[Result]]) -> list[s
     return alike or list(baselines)
 
 
+def at_equal_compute(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
+    """Each cell that is not a baseline with its difference to the MAML whose runs take as many meta-gradients."""
+    costs = {line.name: line.meta_gradients for line in lines}
+    return [
+        (line, one)
+        for line in lines
+        if line.variant != "maml"
+        for one in line.against
+        if costs.get(one.baseline) == line.meta_gradients
+    ]
+
+
+def finding(against: Against) -> str:
+    """better, worse, no difference is seen, or too few seeds."""
+    if len(against.difference.seeds) < SEEDS:
+        return FEW
+    if not against.clear:
+        return "no difference is seen"
+    return "better" if against.difference.mean > 0 else "worse"
+
+
 def statement(line: Line, against: Against) -> str:
     """What the comparison says, in a sentence."""
-    found = against.difference
-    figures = f"{found.mean:+.2f} points ({found.low:+.2f} to {found.high:+.2f})"
-    if len(found.seeds) < SEEDS:
-        return f"{line.name} against {against.baseline}: {figures}, of too few seeds to say anything."
-    if not against.clear:
-        return f"{line.name} against {against.baseline}: {figures}; no difference is seen."
-    return f"{line.name} is {'better' if found.mean > 0 else 'worse'} than {against.baseline}: {figures}."
+    figures, said = f"{against.difference.text} points", finding(against)
+    if said in ("better", "worse"):
+        return f"{line.name} is {said} than {against.baseline}: {figures}."
+    told = "of too few seeds to say anything" if said == FEW else said
+    return f"{line.name} against {against.baseline}: {figures}; {told}."
 
 
 def _line(name: str, runs: list[Result], against: tuple[Against, ...]) -> Line:

@@ -45,6 +45,11 @@ class Difference(NamedTuple):
     tasks: int
 
     @property
+    def text(self) -> str:
+        """The mean and its interval."""
+        return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+
+    @property
     def significant(self) -> bool:
         """The interval is of at least three seeds and does not hold zero."""
         return len(self.seeds) >= SEEDS and not self.low <= 0 <= self.high

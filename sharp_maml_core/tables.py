@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from . import published
 from .checks import check
 from .contrasts import time_ratio
-from .groups import TIMING, Line
+from .groups import TIMING, Line, at_equal_compute, finding, names
+from .groups import lines as lines_of
 from .published import PAPER, Ours, Result, Setting
 from .theory.paper_tables import A_TABLE, TABLES
 
@@ -65,14 +66,24 @@ def group_rows(lines: Sequence[Line]) -> Rows:
         }
         for name in baselines:
             one = against.get(name)
-            row[f"less {name}, points"] = (
-                ""
-                if one is None
-                else f"{one.difference.mean:+.2f} ({one.difference.low:+.2f} to {one.difference.high:+.2f})"
-                + ("*" if one.clear else "")
-            )
+            row[f"less {name}, points"] = "" if one is None else one.difference.text + ("*" if one.clear else "")
         rows.append(row)
     return rows
+
+
+def claims(results: Sequence[Result]) -> Rows:
+    """The claim that a variant is more accurate than MAML at equal compute, in each of our groups of runs."""
+    return [
+        {
+            "runs": group,
+            "variant": line.name,
+            "less MAML, points": one.difference.text,
+            "seeds": ", ".join(map(str, one.difference.seeds)),
+            "the variant is": finding(one),
+        }
+        for group in names(results)
+        for line, one in at_equal_compute(lines_of(results, group))
+    ]
 
 
 def group_notes(lines: Sequence[Line]) -> list[str]:

@@ -58,6 +58,18 @@ def test_times_are_multiples_of_mamls_where_there_are_timing_runs() -> None:
     assert {row["ours"] for name, row in rows.items() if "both" not in name and "MAML (" not in name} == {""}
 
 
+def test_the_claim_is_judged_at_equal_compute() -> None:
+    rows = {row["variant"]: row for row in tables.claims(a_group())}
+    assert {name: row["the variant is"] for name, row in rows.items()} == {
+        "low": "no difference is seen",  # 40 right answers of MAML's 40, with as many meta-gradients
+        "up": "worse",  # 41 of 42: it takes two meta-gradients, and so did MAML at twice the iterations
+        "both": "worse",
+    }
+    assert rows["up"]["less MAML, points"].startswith("-2.00 (")
+    assert {row["the variant is"] for row in tables.claims(a_group(seeds=2))} == {"too few seeds"}
+    assert tables.claims([]) == []
+
+
 def test_notes_of_a_group_are_those_of_its_runs() -> None:
     runs = [run | {"data_notes": {"train": "57 of 64 classes"}} for run in a_group()]
     assert tables.group_notes(groups.lines(runs, "g")) == ["57 of 64 classes"]

@@ -40,8 +40,8 @@ def test_differences_are_of_the_same_tasks_and_each_pair_is_there_once() -> None
 def test_sentences_say_what_stands_and_what_does_not() -> None:
     found = by_name(groups.lines(a_group(), "g"))
     said = {(name, one.baseline): groups.statement(line, one) for name, line in found.items() for one in line.against}
-    assert said["up", "maml"].startswith("up is better than maml: +2.00 points")
-    assert said["both", "maml"].startswith("both is worse than maml: -4.00 points")
+    assert said["up", "maml"].startswith("up is better than maml: +2.00 (")
+    assert said["both", "maml"].startswith("both is worse than maml: -4.00 (")
     assert said["low", "maml"].endswith("no difference is seen.")
 
 

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sharp_maml_core.config import Config
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.interrupts import StopRequest, stop_requests
 
-from .cells import Run
+from .cells import Run, kind_of
 from .cost import seconds
 from .store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, in_use, note_partial, progress
 
@@ -232,7 +231,7 @@ def commands(run: Run, store: Store, device: str) -> list[list[str]]:
 def environment(jobs: int, device: str) -> dict[str, str]:
     """On a CPU the runs share the cores, a thread each where there are as many."""
     own = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    if Config(device=device).torch_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if kind_of(device) == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         own["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
     return os.environ | own
 

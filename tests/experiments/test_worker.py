@@ -258,6 +258,28 @@ def test_measured_runs_make_the_estimate(tmp_path: Path) -> None:
     assert cost.seconds(runs["g-both-seed0"], store, "cpu", [own]) == pytest.approx(expected)
 
 
+def test_what_a_device_of_another_machine_takes_is_counted(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    run = runs["g-maml-seed0"]
+    config = run.cell.config(0)
+    tests = config.eval_tasks + config.val_tasks * 2
+    iterations = 6 + tests * cost.testing(config) / cost.work(config)
+    own = {"cell": {"name": "g-maml"}, "seconds_per_iteration": 2.0, "device": "a GPU", "config": config.to_dict()}
+    expected = cost.START + cost.rough(config, "cuda") * iterations
+    assert cost.seconds(run, store, "cuda:99", [own]) == pytest.approx(expected)
+
+
+def test_a_gpu_that_is_lost_costs_a_note_and_not_the_queue(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    checkpointed(store, runs["g-maml-seed0"])
+    scripts(lambda run: "import sys; sys.exit(2)" if run == runs["g-maml-seed0"] else "")
+    said: list[str] = []
+    working = Queue(list(runs.values())[:2], store, device="cuda:99", say=said.append)
+    working.work()
+    assert (working.failed, working.done) == (["g-maml-seed0"], ["g-both-seed0"])
+    assert said[1].startswith("unnoted  g-maml-seed0: device='cuda:99' is not allowed")
+
+
 def test_an_image_costs_what_its_convolutions_multiply():
     """By hand: 3x3 weights from each channel to each filter, at every position that a layer gives."""
     pool = cells.Config(dataset="omniglot", filters=8)

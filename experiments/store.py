@@ -20,7 +20,7 @@ from sharp_maml_core import rundir
 from sharp_maml_core.errors import UserError, invalid
 from sharp_maml_core.files import write_text
 from sharp_maml_core.published import settings
-from sharp_maml_core.results import device_name, now
+from sharp_maml_core.results import commit, device_name, now, source_hash
 from sharp_maml_core.run import evaluate_run
 
 from .cells import CELLS, Run
@@ -73,7 +73,7 @@ def collect(run: Run, store: Store) -> dict[str, Any]:
 
     Besides result.json it has `cell` (name, group, schedule), `test` (how many of how many questions each test task
     got right), `validations` (iteration and score), and `train`: the accuracy on up to 600 tasks of the training
-    classes, whose gap to the test accuracy is the generalisation error of Section 5.3.
+    classes, whose gap to the test accuracy is the generalisation error of Section 5.3, and the code that found it.
 
     Raises UserError for a run that is not finished, is damaged, or has other settings than its cell.
     """
@@ -92,8 +92,9 @@ def collect(run: Run, store: Store) -> dict[str, Any]:
         if "val_score" in row
     ]
     train_tasks = min(TRAIN_TASKS, result["eval_tasks"])
+    code = {"commit": commit(), "source_sha256": source_hash()}  # now: the files may change while this runs
     seen = evaluate_run(folder, n_tasks=train_tasks, split="train", progress=False)
-    result["train"] = {"mean": seen.mean, "interval_95": seen.interval, "tasks": train_tasks}
+    result["train"] = {"mean": seen.mean, "interval_95": seen.interval, "tasks": train_tasks} | code
     try:
         store.results.mkdir(parents=True, exist_ok=True)
         _write(store.path(run), result)

@@ -3,7 +3,7 @@
     config.json              the settings
     metrics.csv              one line an iteration
     checkpoint.safetensors   the last state: parameters, Adam's moments, the best parameters and, where they are asked
-                             for, the members of an ensemble, the task generator
+                             for, the members of an ensemble, the task generator; who computed it
     model.safetensors        the parameters that scored best on validation
     snapshots/               where asked for, the parameters at each checkpoint, named by their iteration
     test_scores.csv          one line a test task: score of the best and of the last parameters
@@ -39,6 +39,7 @@ from .config import Config, config_from
 from .errors import UserError, invalid
 from .files import atomic, write_json, write_text
 from .params import Params
+from .results import unknown_session
 from .train import Ranked, Row, TrainState
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
@@ -179,6 +180,7 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
         "best_score": state.best_score,
         "seconds": state.seconds,
         "leaders": [[leader.iteration, leader.score] for leader in state.leaders],
+        "sessions": state.sessions,
         "data": dict(data),
         "names": list(state.params),
     }
@@ -247,6 +249,7 @@ def read_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
             Ranked(iteration, score, group(f"leader{i}"))
             for i, (iteration, score) in enumerate(figures.get("leaders", []))  # none before there were ensembles
         ],
+        sessions=figures.get("sessions", [unknown_session()]),  # none before they were kept
     )
 
 

@@ -8,7 +8,6 @@ counted twice.
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,11 +144,7 @@ def in_use(folder: Path) -> bool:
     if not (folder / rundir.LOCK).exists():
         return False
     with (folder / rundir.LOCK).open("r") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return not rundir.take(lock)
 
 
 def differences(run: Run, result: dict[str, Any]) -> str:

@@ -78,12 +78,14 @@ class Queue:
             raise KeyboardInterrupt
 
     def _go_through(self, stop: StopRequest) -> None:
+        room = True
         while not (stop or self._gives_up() or self._remaining() <= 0):
-            self._fill()
+            if room:  # only then: it reads all result files
+                self._fill()
             if not self._working:
                 break
             time.sleep(LOOK)
-            self._reap()
+            room = self._reap()
         if self._gives_up():
             self._say(f"{FAILURES} runs in a row failed: the rest is left alone.")
 
@@ -162,8 +164,10 @@ class Queue:
     def _log(self, run: Run) -> Path:
         return self._store.runs / f"{run.name}.log"
 
-    def _reap(self) -> None:
-        for job in [job for job in self._working if job.process.poll() is not None]:
+    def _reap(self) -> bool:
+        """See to the processes that ended; returns whether there were any."""
+        ended = [job for job in self._working if job.process.poll() is not None]
+        for job in ended:
             self._working.remove(job)
             if job.process.returncode == 0 and job.steps:
                 self._launch(job)
@@ -171,6 +175,7 @@ class Queue:
                 self._finished(job)
             else:
                 self._broken(job)
+        return bool(ended)
 
     def _finished(self, job: _Job) -> None:
         self._failures = 0

@@ -26,10 +26,11 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -47,6 +48,7 @@ MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "en
 WRITTEN = (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG)  # the order in which they are thrown away
 SNAPSHOTS = "snapshots"
 LOCK = ".lock"
+MOMENT = 0.1
 COLUMNS = (
     "iteration",
     "query_loss",
@@ -85,10 +87,8 @@ def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[
     except OSError as error:
         raise _unwritable(folder, error) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise invalid("run_dir", str(folder), "a folder that no other process is using now") from None
+        if not (take(lock) or _take_later(lock)):
+            raise invalid("run_dir", str(folder), "a folder that no other process is using now")
         if overwrite:
             for name in WRITTEN:
                 (folder / name).unlink(missing_ok=True)
@@ -104,6 +104,21 @@ def open_run(folder: Path, config: Config, overwrite: bool = False) -> Iterator[
             except OSError as error:
                 raise _unwritable(folder, error) from None
         yield folder
+
+
+def take(lock: TextIO) -> bool:
+    """Lock an open file against other processes until it is closed; False where one of them has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _take_later(lock: TextIO) -> bool:
+    """Once more: who looks whether a folder is in use has its lock for a moment."""
+    time.sleep(MOMENT)
+    return take(lock)
 
 
 def read_config(folder: Path, device: str) -> Config:

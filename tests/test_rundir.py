@@ -312,6 +312,16 @@ with open({str(tmp_path / rundir.LOCK)!r}, "w") as lock:
         pass
 
 
+def test_a_folder_at_which_another_process_only_looked_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / rundir.LOCK).open("w") as looking:
+        assert rundir.take(looking)
+        monkeypatch.setattr(rundir.time, "sleep", lambda seconds: looking.close())
+        with rundir.open_run(tmp_path, CONFIG):
+            assert (tmp_path / rundir.CONFIG).exists()
+
+
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):

@@ -78,6 +78,24 @@ def test_two_jobs_work_at_a_time(tmp_path: Path, scripts: Callable[[Script], Non
     assert sorted(working.done) == sorted(marks)
 
 
+def test_the_results_are_read_again_when_a_process_has_ended_and_not_before(
+    tmp_path: Path, scripts: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "import time; time.sleep(0.3)")  # thirty looks
+    plain, asked = Queue._next, []
+
+    def following(self: Queue) -> Run | None:
+        asked.append(plain(self))
+        return asked[-1]
+
+    monkeypatch.setattr(Queue, "_next", following)
+    working, _ = queue(store, [runs["g-maml-seed0"]], jobs=2)
+    working.work()
+    assert working.done == ["g-maml-seed0"]
+    assert asked == [runs["g-maml-seed0"], None, None, None]  # at first; after the training, and the collecting
+
+
 @pytest.mark.parametrize("bad", ["os.kill(os.getpid(), signal.SIGKILL)", "print('GPU lost'); os._exit(75)"])
 def test_a_run_that_breaks_is_tried_again(tmp_path: Path, scripts: Callable[[Script], None], bad: str) -> None:
     store, runs = tiny(tmp_path)

@@ -110,8 +110,21 @@ def wanted(cells: list[Cell], names: list[str], device: str = "auto") -> list[Ce
     if names:
         kept = {cell.name for name in names for cell in find(cells, name)}
         return [cell for cell in cells if cell.name in kept]
-    kind = Config(device=device).torch_device.type
-    return [cell for cell in cells if kind != "cpu" or cell.schedule.device == "cpu"]
+    gpu = kind_of(device) != "cpu"
+    return [cell for cell in cells if gpu or cell.schedule.device == "cpu"]
+
+
+def kind_of(device: str) -> str:
+    """Of what kind, cpu or cuda, a device is, which may be another machine's; auto is this one's.
+
+    Raises UserError for other kinds.
+    """
+    if device == "auto":
+        return Config().torch_device.type
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise invalid("device", device, "auto, cpu, cuda, cuda:1, ...")
+    return kind
 
 
 def find(cells: list[Cell], name: str) -> list[Cell]:

@@ -6,9 +6,10 @@ import statistics
 from typing import Any
 
 from sharp_maml_core.config import Config, config_from
+from sharp_maml_core.errors import UserError
 from sharp_maml_core.results import device_name
 
-from .cells import Run
+from .cells import Run, kind_of
 from .store import Store, progress
 
 SIDES = {"miniimagenet": (84, 3), "cifar-fs": (32, 3), "fc100": (32, 3)}  # pixels and channels; others: 28 and 1
@@ -21,11 +22,11 @@ def seconds(run: Run, store: Store, device: str, measured: list[dict[str, Any]] 
     """The seconds that a run still needs on a device.
 
     Those of an iteration are taken from its own checkpoint, else from other seeds of its cell on this device, else they
-    are counted roughly, and scaled by what all that was measured on this device took against its count.
+    are counted roughly, and scaled by what all that was measured on this device took against its count. Of a device
+    that is not here nothing is known to be measured.
     """
-    config = run.cell.config(run.seed, device)
-    kind = config.torch_device.type
-    name = device_name(config.torch_device)
+    config = run.cell.config(run.seed)
+    name = _name(device)
     known = [found for found in (store.measured() if measured is None else measured) if found["device"] == name]
     done, spent = progress(store.folder(run))
     same = [found["seconds_per_iteration"] for found in known if found["cell"]["name"] == run.cell.name]
@@ -34,11 +35,22 @@ def seconds(run: Run, store: Store, device: str, measured: list[dict[str, Any]] 
     elif same:
         iteration = statistics.mean(same)
     else:
+        kind = kind_of(device)
         counted = sum(rough(config_from(found["config"] | {"device": "auto"}), kind) for found in known)
         took = sum(found["seconds_per_iteration"] for found in known)
         iteration = rough(config, kind) * (took / counted if known else 1)
     tested = config.eval_tasks + config.val_tasks * ((config.iterations - done) / config.eval_every)
     return START + iteration * (config.iterations - done + tested * testing(config) / work(config))
+
+
+def _name(device: str) -> str | None:
+    """What a device calls itself; None where it is another machine's, as a cluster's GPU seen from where one submits,
+    or lost.
+    """
+    try:
+        return device_name(Config(device=device).torch_device)
+    except (UserError, RuntimeError):
+        return None
 
 
 def rough(config: Config, kind: str) -> float:

@@ -8,7 +8,6 @@ counted twice.
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from sharp_maml_core import rundir
 from sharp_maml_core.errors import UserError, invalid
 from sharp_maml_core.files import write_text
 from sharp_maml_core.published import settings
-from sharp_maml_core.results import device_name, now
+from sharp_maml_core.results import commit, device_name, now, source_hash
 from sharp_maml_core.run import evaluate_run
 
 from .cells import CELLS, Run
@@ -73,7 +72,7 @@ def collect(run: Run, store: Store) -> dict[str, Any]:
 
     Besides result.json it has `cell` (name, group, schedule), `test` (how many of how many questions each test task
     got right), `validations` (iteration and score), and `train`: the accuracy on up to 600 tasks of the training
-    classes, whose gap to the test accuracy is the generalisation error of Section 5.3.
+    classes, whose gap to the test accuracy is the generalisation error of Section 5.3, and the code that found it.
 
     Raises UserError for a run that is not finished, is damaged, or has other settings than its cell.
     """
@@ -92,8 +91,9 @@ def collect(run: Run, store: Store) -> dict[str, Any]:
         if "val_score" in row
     ]
     train_tasks = min(TRAIN_TASKS, result["eval_tasks"])
+    code = {"commit": commit(), "source_sha256": source_hash()}  # now: the files may change while this runs
     seen = evaluate_run(folder, n_tasks=train_tasks, split="train", progress=False)
-    result["train"] = {"mean": seen.mean, "interval_95": seen.interval, "tasks": train_tasks}
+    result["train"] = {"mean": seen.mean, "interval_95": seen.interval, "tasks": train_tasks} | code
     try:
         store.results.mkdir(parents=True, exist_ok=True)
         _write(store.path(run), result)
@@ -144,11 +144,7 @@ def in_use(folder: Path) -> bool:
     if not (folder / rundir.LOCK).exists():
         return False
     with (folder / rundir.LOCK).open("r") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return not rundir.take(lock)
 
 
 def differences(run: Run, result: dict[str, Any]) -> str:

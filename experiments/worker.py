@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sharp_maml_core.config import Config
+from sharp_maml_core.errors import UserError
 from sharp_maml_core.interrupts import StopRequest, stop_requests
 
-from .cells import Run
+from .cells import Run, kind_of
 from .cost import seconds
-from .store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, in_use, note_partial
+from .store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, in_use, note_partial, progress
 
 TRIES = 3
 FAILURES = 3  # in a row, of different runs: then it is the machine
@@ -33,10 +33,10 @@ ROOT = Path(__file__).parent.parent
 @dataclass
 class _Job:
     run: Run
-    process: subprocess.Popen[str]
     tries: int
     steps: list[list[str]]
     begun: float = field(default_factory=time.monotonic)
+    process: subprocess.Popen[str] = field(init=False)
 
 
 class Queue:
@@ -70,20 +70,27 @@ class Queue:
         """Until nothing is missing, the budget is spent, or too much fails. Raises KeyboardInterrupt when asked to."""
         self._check_results()
         with stop_requests() as stop:
-            while not self._over(stop):
-                self._fill()
-                if not self._working:
-                    break
-                time.sleep(LOOK)
-                self._reap()
-            self._stop_all()
+            try:
+                self._go_through(stop)
+            finally:  # whatever ends the queue, no trainer outlives it
+                self._stop_all()
         if stop:
             raise KeyboardInterrupt
 
-    def _over(self, stop: StopRequest) -> bool:
-        if self._failures >= FAILURES:
+    def _go_through(self, stop: StopRequest) -> None:
+        room = True
+        while not (stop or self._gives_up() or self._remaining() <= 0):
+            if room:  # only then: it reads all result files
+                self._fill()
+            if not self._working:
+                break
+            time.sleep(LOOK)
+            room = self._reap()
+        if self._gives_up():
             self._say(f"{FAILURES} runs in a row failed: the rest is left alone.")
-        return bool(stop) or self._failures >= FAILURES or self._remaining() <= 0
+
+    def _gives_up(self) -> bool:
+        return self._failures >= FAILURES
 
     def _remaining(self) -> float:
         return float("inf") if self._end is None else self._end - time.monotonic()
@@ -98,7 +105,7 @@ class Queue:
                 self._say(f"{path} is {state}: left as it is. Restore it, or delete it to have the run done again.")
 
     def _fill(self) -> None:
-        while len(self._working) < self._jobs and (run := self._next()) is not None:
+        while len(self._working) < self._jobs and not self._gives_up() and (run := self._next()) is not None:
             self._begin(run)
 
     def _next(self) -> Run | None:
@@ -128,8 +135,17 @@ class Queue:
         if tries == 1:
             takes = seconds(run, self._store, self._device)
             self._say(f"begun    {run.name}: about {takes / 60:.0f} min on {self._device}")
-        steps = commands(run, self._store, self._device)
-        self._working.append(_Job(run, self._process(run, steps[0]), tries, steps[1:]))
+        self._launch(_Job(run, tries, commands(run, self._store, self._device)))
+
+    def _launch(self, job: _Job) -> None:
+        """Begin the next step of a job. Where the machine cannot, as on a full disk, its run has failed."""
+        try:
+            job.process = self._process(job.run, job.steps.pop(0))
+        except OSError as error:
+            done, _ = progress(self._store.folder(job.run))
+            self._fail(job.run, done, f"it could not be started ({error}).")
+        else:
+            self._working.append(job)
 
     def _process(self, run: Run, command: list[str]) -> subprocess.Popen[str]:
         self._store.runs.mkdir(parents=True, exist_ok=True)
@@ -148,16 +164,18 @@ class Queue:
     def _log(self, run: Run) -> Path:
         return self._store.runs / f"{run.name}.log"
 
-    def _reap(self) -> None:
-        for job in [job for job in self._working if job.process.poll() is not None]:
-            if job.process.returncode == 0 and job.steps:
-                job.process = self._process(job.run, job.steps.pop(0))
-                continue
+    def _reap(self) -> bool:
+        """See to the processes that ended; returns whether there were any."""
+        ended = [job for job in self._working if job.process.poll() is not None]
+        for job in ended:
             self._working.remove(job)
-            if job.process.returncode == 0:
+            if job.process.returncode == 0 and job.steps:
+                self._launch(job)
+            elif job.process.returncode == 0:
                 self._finished(job)
             else:
                 self._broken(job)
+        return bool(ended)
 
     def _finished(self, job: _Job) -> None:
         self._failures = 0
@@ -170,16 +188,27 @@ class Queue:
         if status == MEND and in_use(self._store.folder(run)):
             self._in_use(run)
             return
-        done = note_partial(run, self._store, self._device)
+        done = self._note(run)
         why = _last_line(self._log(run)) if status > 0 else f"killed by {signal.Signals(-status).name}."
         if status != MEND and job.tries < TRIES:
             self._say(f"again    {run.name}: {why} It goes on from iteration {done}.")
             self._begin(run, job.tries + 1)
             return
+        self._fail(run, done, why)
+
+    def _fail(self, run: Run, done: int, why: str) -> None:
         self._left.add(run.name)
         self.failed.append(run.name)
         self._failures += 1
         self._say(f"failed   {run.name}, kept up to iteration {done}: {why}")
+
+    def _note(self, run: Run) -> int:
+        """The iterations that are done, noted; a full disk or a lost GPU costs the note, not the queue."""
+        try:
+            return note_partial(run, self._store, self._device)
+        except (OSError, UserError, RuntimeError) as error:  # RuntimeError: PyTorch's, of a GPU
+            self._say(f"unnoted  {run.name}: {error}")
+            return progress(self._store.folder(run))[0]
 
     def _stop_all(self) -> None:
         for job in self._working:
@@ -191,7 +220,7 @@ class Queue:
             if self._store.state(job.run) == DONE:
                 self._finished(job)
                 continue
-            done = note_partial(job.run, self._store, self._device)
+            done = self._note(job.run)
             total = job.run.cell.config(job.run.seed).iterations
             self._say(f"stopped  {job.run.name}: iteration {done} of {total}; the next time goes on from there")
 
@@ -207,7 +236,7 @@ def commands(run: Run, store: Store, device: str) -> list[list[str]]:
 def environment(jobs: int, device: str) -> dict[str, str]:
     """On a CPU the runs share the cores, a thread each where there are as many."""
     own = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    if Config(device=device).torch_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if kind_of(device) == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         own["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
     return os.environ | own
 

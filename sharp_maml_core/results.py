@@ -18,6 +18,7 @@ import torch
 from . import distributed
 
 PACKAGES = ("torch", "numpy", "pillow", "matplotlib", "torchmeta", "safetensors", "sharp-maml-core")
+SESSION = ("commit", "source_sha256", "device", "threads", "started")
 SOURCE = Path(__file__).parent
 
 
@@ -35,6 +36,18 @@ def provenance(device: torch.device, command: str | None = None) -> dict[str, An
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def session(origin: dict[str, Any], iteration: int) -> dict[str, Any]:
+    """One stretch of a run: what of a `provenance` may differ from the stretch before, and the iteration it went on
+    from.
+    """
+    return {name: origin[name] for name in SESSION} | {"from_iteration": iteration}
+
+
+def unknown_session() -> dict[str, Any]:
+    """What is to be said of a run's beginning where nobody kept it."""
+    return session(dict.fromkeys(SESSION, "unknown"), 0)
 
 
 def now() -> str:

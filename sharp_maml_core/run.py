@@ -29,7 +29,7 @@ from .learners.learner import Tested
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
-from .results import now, provenance
+from .results import now, provenance, session
 from .train import Row, TrainState, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
@@ -121,7 +121,7 @@ def run_experiment(
         keep_freed_memory()
         with explained(folder):
             origin = provenance(config.torch_device, command)  # now: the files may change while this runs
-            state = _train(experiment, folder, progress)
+            state = _train(experiment, folder, origin, progress)
             return finish(experiment, folder, state, origin, progress)
 
 
@@ -236,6 +236,7 @@ def describe(experiment: Experiment, state: TrainState, best: Evaluation, last: 
         "config": portable,
         "data": experiment.identities,
         "data_notes": notes,
+        "sessions": state.sessions,
     }
 
 
@@ -243,8 +244,8 @@ def _note(config: Config, split: Split) -> str:
     return completeness_note(split) if config.dataset in BENCHMARKS and isinstance(split, ImageSplit) else ""
 
 
-def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
-    with kept(experiment, folder) as (state, keep):
+def _train(experiment: Experiment, folder: Path, origin: dict[str, Any], progress: bool) -> TrainState:
+    with kept(experiment, folder, origin) as (state, keep):
         return meta_train(
             experiment.learner,
             experiment.config,
@@ -257,15 +258,18 @@ def _train(experiment: Experiment, folder: Path, progress: bool) -> TrainState:
 
 
 @contextmanager
-def kept(experiment: Experiment, folder: Path) -> Iterator[tuple[TrainState | None, Callable[[TrainState], None]]]:
-    """The state to go on from, None for a run that has none yet, and what puts a later one away."""
+def kept(
+    experiment: Experiment, folder: Path, origin: dict[str, Any]
+) -> Iterator[tuple[TrainState, Callable[[TrainState], None]]]:
+    """The state to go on from, with a session of this `origin`, and what puts a later one away."""
     config = experiment.config
-    state = _load(experiment, folder)
+    found = _load(experiment, folder)
+    state = fresh_state(experiment.learner, config) if found is None else found
+    before = [each for each in state.sessions if each["from_iteration"] < state.iteration]  # which got somewhere
+    state.sessions = [*before, session(origin, state.iteration)]
     board = _Board(folder, config, state)
-    if config.snapshots and state is None:
-        state = fresh_state(experiment.learner, config)
-        if distributed.first():
-            rundir.save_snapshot(folder, state)
+    if config.snapshots and found is None and distributed.first():
+        rundir.save_snapshot(folder, state)
 
     def keep(state: TrainState) -> None:
         if not distributed.first():
@@ -295,9 +299,9 @@ def _load(experiment: Experiment, folder: Path) -> TrainState | None:
 class _Board:
     """TensorBoard event files, where asked for; metrics.csv stays what counts."""
 
-    def __init__(self, folder: Path, config: Config, state: TrainState | None) -> None:
+    def __init__(self, folder: Path, config: Config, state: TrainState) -> None:
         self._writer: Any = None
-        self._written = 0 if state is None else state.iteration
+        self._written = state.iteration
         if config.tensorboard and distributed.first():
             from torch.utils.tensorboard import SummaryWriter
 

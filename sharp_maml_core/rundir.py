@@ -3,7 +3,7 @@
     config.json              the settings
     metrics.csv              one line an iteration
     checkpoint.safetensors   the last state: parameters, Adam's moments, the best parameters and, where they are asked
-                             for, the members of an ensemble, the task generator
+                             for, the members of an ensemble, the task generator; who computed it
     model.safetensors        the parameters that scored best on validation
     snapshots/               where asked for, the parameters at each checkpoint, named by their iteration
     test_scores.csv          one line a test task: score of the best and of the last parameters
@@ -26,10 +26,11 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +40,7 @@ from .config import Config, config_from
 from .errors import UserError, invalid
 from .files import atomic, write_json, write_text
 from .params import Params
+from .results import unknown_session
 from .train import Ranked, Row, TrainState
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
@@ -46,6 +48,7 @@ MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "en
 WRITTEN = (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG)  # the order in which they are thrown away
 SNAPSHOTS = "snapshots"
 LOCK = ".lock"
+MOMENT = 0.1
 COLUMNS = (
     "iteration",
     "query_loss",
@@ -95,10 +98,8 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(folder, error) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise invalid("run_dir", str(folder), "a folder that no other process is using now") from None
+        if not (take(lock) or _take_later(lock)):
+            raise invalid("run_dir", str(folder), "a folder that no other process is using now")
         yield
 
 
@@ -121,6 +122,21 @@ def begin(folder: Path, config: Config, overwrite: bool = False) -> None:
             write_json(folder / CONFIG, config.to_dict())
         except OSError as error:
             raise _unwritable(folder, error) from None
+
+
+def take(lock: TextIO) -> bool:
+    """Lock an open file against other processes until it is closed; False where one of them has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _take_later(lock: TextIO) -> bool:
+    """Once more: who looks whether a folder is in use has its lock for a moment."""
+    time.sleep(MOMENT)
+    return take(lock)
 
 
 def read_config(folder: Path, device: str) -> Config:
@@ -197,6 +213,7 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
         "best_score": state.best_score,
         "seconds": state.seconds,
         "leaders": [[leader.iteration, leader.score] for leader in state.leaders],
+        "sessions": state.sessions,
         "data": dict(data),
         "names": list(state.params),
     }
@@ -265,6 +282,7 @@ def read_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
             Ranked(iteration, score, group(f"leader{i}"))
             for i, (iteration, score) in enumerate(figures.get("leaders", []))  # none before there were ensembles
         ],
+        sessions=figures.get("sessions", [unknown_session()]),  # none before they were kept
     )
 
 

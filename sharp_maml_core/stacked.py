@@ -34,7 +34,6 @@ from .models import loss_for, model_for
 from .results import provenance
 from .run import Experiment, default_folder, explained, finish, kept, learner_for, prepare
 from .stacking import Run, train_stack
-from .train import fresh_state
 
 STACKABLE = tuple(name for name in FAMILY if not name.startswith("e-"))
 """The variants whose meta-gradient draws nothing at random: ESAM draws masks, and `vmap` cannot use a generator."""
@@ -132,7 +131,7 @@ def run_stack(
             origin = provenance(first.config.torch_device, command)
             origin |= {"stack": {"runs": [folder.name for folder in folders], "seconds": "an equal share for each run"}}
             runs = {
-                folder: _begun(held, experiment, folder)
+                folder: _begun(held, experiment, folder, origin)
                 for folder, experiment in experiments.items()
                 if folder not in results
             }
@@ -153,7 +152,6 @@ def run_stack(
     return {folder: results[folder] for folder in folders}
 
 
-def _begun(held: ExitStack, experiment: Experiment, folder: Path) -> Run:
-    state, keep = held.enter_context(kept(experiment, folder))
-    config, learner = experiment.config, experiment.learner
-    return Run(config, learner, state or fresh_state(learner, config), keep)
+def _begun(held: ExitStack, experiment: Experiment, folder: Path, origin: dict[str, Any]) -> Run:
+    state, keep = held.enter_context(kept(experiment, folder, origin))
+    return Run(experiment.config, experiment.learner, state, keep)

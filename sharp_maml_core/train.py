@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class TrainState:
     seconds         time spent on iterations, over all sessions
     rows            metrics of the iterations of this session
     leaders         where the learner asks for an ensemble, its members: the best on validation, the best first
+    sessions        who computed it: a `results.session` for each time that it was gone on with, the first first
     """
 
     params: Params
@@ -59,6 +60,7 @@ class TrainState:
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)
     leaders: list[Ranked] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fresh_state(learner: Learner, config: Config) -> TrainState:

@@ -20,7 +20,8 @@ import pytest
 import torch
 from cases import equal
 from helpers import SMALL, Joined, SmallNet, easy_data, flags, small_config, start, write_image_folder
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sharp_maml_core import (
@@ -31,6 +32,7 @@ from sharp_maml_core import (
     UserError,
     evaluate,
     evaluate_run,
+    results,
     run,
     run_experiment,
     rundir,
@@ -66,11 +68,12 @@ def assert_same_outcome(one: Path, other: Path) -> None:
     for name in (rundir.MODEL, rundir.METRICS, rundir.SCORES):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert equal(load_file(one / rundir.CHECKPOINT), load_file(other / rundir.CHECKPOINT))
-    results = [json.loads((folder / rundir.RESULT).read_text()) for folder in (one, other)]
-    for result in results:
+    said = [json.loads((folder / rundir.RESULT).read_text()) for folder in (one, other)]
+    for result in said:
         for name in ("seconds", "seconds_per_iteration", "started", "finished", "command", "commit", "source_sha256"):
             del result[name]
-    assert results[0] == results[1]
+        del result["sessions"]
+    assert said[0] == said[1]
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
@@ -104,6 +107,8 @@ def test_the_result_says_what_where_and_how(finished: Path) -> None:
     assert len(result["source_sha256"]) == 64
     assert result["packages"]["torch"] == torch.__version__
     assert {"commit", "device", "threads", "system", "python", "command", "started", "finished"} <= result.keys()
+    (session,) = result["sessions"]
+    assert session == {name: result[name] for name in results.SESSION} | {"from_iteration": 0}
     environment = json.loads((finished / rundir.ENVIRONMENT).read_text())
     assert {name: result[name] for name in environment} == environment
 
@@ -358,6 +363,44 @@ def test_an_interrupt_says_how_to_go_on_and_changes_nothing(
     assert f"The same command goes on from {tmp_path}." in capsys.readouterr().err
     assert not (tmp_path / rundir.RESULT).exists()
     experiment(tmp_path)
+    assert_same_outcome(tmp_path, finished)
+
+
+def test_each_session_of_a_run_is_in_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ends after iteration 2, two are interrupted while they test; the second of these trained nothing."""
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    for code in ("first", "second", "third"):
+        with monkeypatch.context() as patch:
+            patch.setattr(results, "source_hash", lambda code=code: code)
+            if code == "first":
+                interrupt_at(2, patch)
+            patch.setattr(run, "evaluate", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                experiment(tmp_path)
+    result = experiment(tmp_path)
+    found = [(session["source_sha256"], session["from_iteration"]) for session in result["sessions"]]
+    assert found == [("first", 0), ("second", 2), (result["source_sha256"], 7)]
+    assert {session["device"] for session in result["sessions"]} == {result["device"]}
+
+
+def test_a_checkpoint_from_before_sessions_were_kept_is_gone_on_with(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(tmp_path)
+    path = tmp_path / rundir.CHECKPOINT
+    with safe_open(path, framework="pt") as file:
+        figures = json.loads(file.metadata()["state"])
+    del figures["sessions"]
+    save_file(load_file(path), path, metadata={"state": json.dumps(figures)})
+    first, last = experiment(tmp_path)["sessions"]
+    assert first == dict.fromkeys(results.SESSION, "unknown") | {"from_iteration": 0}
+    assert last["from_iteration"] == 4
     assert_same_outcome(tmp_path, finished)
 
 

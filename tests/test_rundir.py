@@ -15,6 +15,7 @@ from cases import equal
 from helpers import SmallNet, easy_data, easy_split, small_config
 
 from sharp_maml_core import Config, TrainState, UserError, build_learner, meta_train, run_experiment, rundir
+from sharp_maml_core.results import unknown_session
 from sharp_maml_core.train import fresh_state
 
 CPU = torch.device("cpu")
@@ -30,7 +31,9 @@ def train(config: Config, **options: object) -> TrainState:
 def saved_run(folder: Path) -> TrainState:
     """A run whose last checkpoint is after iteration 7."""
     with rundir.open_run(folder, CONFIG):
-        return train(CONFIG, checkpoint=lambda state: rundir.save_state(folder, state, DATA))
+        state = fresh_state(build_learner(CONFIG, SmallNet()), CONFIG)
+        state.sessions = [unknown_session() | {"device": "a CPU"}]
+        return train(CONFIG, state=state, checkpoint=lambda state: rundir.save_state(folder, state, DATA))
 
 
 def load(folder: Path) -> TrainState | None:
@@ -49,7 +52,7 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     assert all(equal(loaded.moments[name], state.moments[name]) for name in state.moments)
     assert torch.equal(loaded.generator_state, state.generator_state)
     assert loaded.rows == state.rows
-    for name in ("iteration", "best_iteration", "best_score", "seconds"):
+    for name in ("iteration", "best_iteration", "best_score", "seconds", "sessions"):
         assert getattr(loaded, name) == getattr(state, name)
 
 
@@ -307,6 +310,16 @@ with open({str(tmp_path / rundir.LOCK)!r}, "w") as lock:
         other.communicate()
     with rundir.open_run(tmp_path, CONFIG):  # and it is free again
         pass
+
+
+def test_a_folder_at_which_another_process_only_looked_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / rundir.LOCK).open("w") as looking:
+        assert rundir.take(looking)
+        monkeypatch.setattr(rundir.time, "sleep", lambda seconds: looking.close())
+        with rundir.open_run(tmp_path, CONFIG):
+            assert (tmp_path / rundir.CONFIG).exists()
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:

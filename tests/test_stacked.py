@@ -152,7 +152,8 @@ def test_an_interrupted_stack_goes_on_bit_identically(
     assert f"goes on from {tmp_path / 'stopped'}" in capsys.readouterr().err
     for config in configs:
         assert len(rundir.read_rows(folder_of(tmp_path / "stopped", config) / rundir.METRICS)) == 4
-    run_stack(configs, tmp_path / "stopped", **GIVEN)
+    for result in run_stack(configs, tmp_path / "stopped", **GIVEN).values():
+        assert [session["from_iteration"] for session in result["sessions"]] == [0, 4]
     assert_same_runs(configs, tmp_path / "stopped", tmp_path / "whole")
 
 

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments import cells
 from experiments.cells import Cell
@@ -145,3 +146,10 @@ def test_names_keep_the_order_and_a_cpu_takes_what_is_meant_for_it() -> None:
     assert [cell.group for cell in some] == ["omniglot-5way-1shot-short"] + 6 * ["miniimagenet-5way-1shot"]
     assert {cell.schedule.name for cell in cells.wanted(ALL, ["short"])} == {"short"}
     assert {cell.schedule.device for cell in cells.wanted(ALL, [], "cpu")} == {"cpu"}
+
+
+def test_cells_are_chosen_for_a_device_of_another_machine() -> None:
+    assert cells.wanted(ALL, [], "cuda:99") == ALL
+    assert cells.kind_of("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(UserError, match=r"device='gpu' .* auto, cpu, cuda"):
+        cells.wanted(ALL, [], "gpu")

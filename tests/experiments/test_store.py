@@ -16,7 +16,7 @@ from experiments import __main__ as command_line
 from experiments import store as stores
 from experiments.cells import Run
 from experiments.store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, collect, in_use, note_partial, progress
-from sharp_maml_core import UserError, files, paired, published, run_experiment, rundir
+from sharp_maml_core import UserError, files, paired, published, results, run_experiment, rundir
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,10 @@ def test_a_result_has_what_the_run_said_and_where_it_belongs(place: tuple[Store,
     assert result["cell"] == {"name": "g-maml", "group": "g", "schedule": "tiny"}
     assert [iteration for iteration, _ in result["validations"]] == [3, 6]
     assert result["train"]["tasks"] == 20
+    assert {name: result["train"][name] for name in ("commit", "source_sha256")} == {
+        "commit": results.commit(),
+        "source_sha256": results.source_hash(),
+    }
     assert published.setting_of(result) == ("glyphs", 3, 1, "maml", "tiny")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,7 +21,7 @@ from experiments.__main__ import duration
 from experiments.cells import Run
 from experiments.store import PARTIAL, Store
 from experiments.worker import Queue
-from sharp_maml_core import UserError, published, run_experiment, rundir
+from sharp_maml_core import UserError, files, published, run_experiment, rundir
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 Script = Callable[[Run], str]
@@ -75,6 +76,24 @@ def test_two_jobs_work_at_a_time(tmp_path: Path, scripts: Callable[[Script], Non
     working, _ = queue(store, [runs[name] for name in marks], jobs=2)
     working.work()
     assert sorted(working.done) == sorted(marks)
+
+
+def test_the_results_are_read_again_when_a_process_has_ended_and_not_before(
+    tmp_path: Path, scripts: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "import time; time.sleep(0.3)")  # thirty looks
+    plain, asked = Queue._next, []
+
+    def following(self: Queue) -> Run | None:
+        asked.append(plain(self))
+        return asked[-1]
+
+    monkeypatch.setattr(Queue, "_next", following)
+    working, _ = queue(store, [runs["g-maml-seed0"]], jobs=2)
+    working.work()
+    assert working.done == ["g-maml-seed0"]
+    assert asked == [runs["g-maml-seed0"], None, None, None]  # at first; after the training, and the collecting
 
 
 @pytest.mark.parametrize("bad", ["os.kill(os.getpid(), signal.SIGKILL)", "print('GPU lost'); os._exit(75)"])
@@ -163,6 +182,81 @@ def test_an_interrupted_queue_stops_its_runs(tmp_path: Path, scripts: Callable[[
     assert [line.split()[0] for line in said] == ["begun", "stopped"]
 
 
+def checkpointed(store: Store, run: Run) -> None:
+    """Of a run that was ended while it was tested."""
+    run_experiment(run.cell.config(run.seed, "cpu"), store.folder(run), progress=False)
+    (store.folder(run) / rundir.RESULT).unlink()
+
+
+def full(*arguments: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_costs_a_note_and_not_the_queue(
+    tmp_path: Path, scripts: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = tiny(tmp_path)
+    broken, other = runs["g-maml-seed0"], runs["g-both-seed0"]
+    checkpointed(store, broken)
+    monkeypatch.setattr(files.os, "fsync", full)
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'failed')!r}).exists(): time.sleep(0.01)"
+    scripts(lambda run: "import sys; sys.exit(2)" if run == broken else wait)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("failed"):
+            (tmp_path / "failed").touch()
+
+    working = Queue([broken, other], store, device="cpu", jobs=2, say=say)
+    working.work()
+    assert (working.failed, working.done) == ([broken.name], [other.name])
+    assert said[2:4] == [
+        f"unnoted  {broken.name}: [Errno {errno.ENOSPC}] No space left on device",
+        f"failed   {broken.name}, kept up to iteration 6: nothing was said.",
+    ]
+
+
+def test_a_run_that_cannot_be_started_has_failed(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "")
+    (store.runs / "g-maml-seed0.log").mkdir(parents=True)
+    working, said = queue(store, list(runs.values())[:2])
+    working.work()
+    assert (working.failed, working.done) == (["g-maml-seed0"], ["g-both-seed0"])
+    assert said[1].startswith("failed   g-maml-seed0, kept up to iteration 0: it could not be started ([Errno 21]")
+
+
+def test_where_nothing_can_be_started_the_queue_stops(
+    tmp_path: Path, scripts: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = tiny(tmp_path)
+    scripts(lambda run: "")
+    monkeypatch.setattr(worker.subprocess, "Popen", full)
+    working, said = queue(store, list(runs.values()), jobs=2)
+    working.work()
+    assert len(working.failed) == worker.FAILURES < len(runs)
+    assert "the rest is left alone" in said[-1]
+
+
+def test_an_error_of_the_queue_leaves_no_trainer_behind(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    broken, other = runs["g-maml-seed0"], runs["g-both-seed0"]
+    mark = tmp_path / "pid"
+    long = f"import os, pathlib, time; pathlib.Path({str(mark)!r}).symlink_to(str(os.getpid())); time.sleep(600)"
+    wait = f"import os, sys, time\nwhile not os.path.islink({str(mark)!r}): time.sleep(0.01)\nsys.exit(2)"
+    scripts(lambda run: wait if run == broken else long)
+
+    def say(line: str) -> None:
+        if line.startswith("failed"):  # as to a log on the same disk
+            full()
+
+    with pytest.raises(OSError, match="No space left"):
+        Queue([broken, other], store, device="cpu", jobs=2, say=say).work()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(os.readlink(mark)), 0)
+
+
 def test_measured_runs_make_the_estimate(tmp_path: Path) -> None:
     store, runs = tiny(tmp_path)
     run = runs["g-maml-seed0"]
@@ -180,6 +274,28 @@ def test_measured_runs_make_the_estimate(tmp_path: Path) -> None:
     iterations = 6 + tests * cost.testing(config) / cost.work(config)
     expected = cost.START + 2 * both / maml * iterations
     assert cost.seconds(runs["g-both-seed0"], store, "cpu", [own]) == pytest.approx(expected)
+
+
+def test_what_a_device_of_another_machine_takes_is_counted(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    run = runs["g-maml-seed0"]
+    config = run.cell.config(0)
+    tests = config.eval_tasks + config.val_tasks * 2
+    iterations = 6 + tests * cost.testing(config) / cost.work(config)
+    own = {"cell": {"name": "g-maml"}, "seconds_per_iteration": 2.0, "device": "a GPU", "config": config.to_dict()}
+    expected = cost.START + cost.rough(config, "cuda") * iterations
+    assert cost.seconds(run, store, "cuda:99", [own]) == pytest.approx(expected)
+
+
+def test_a_gpu_that_is_lost_costs_a_note_and_not_the_queue(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+    store, runs = tiny(tmp_path)
+    checkpointed(store, runs["g-maml-seed0"])
+    scripts(lambda run: "import sys; sys.exit(2)" if run == runs["g-maml-seed0"] else "")
+    said: list[str] = []
+    working = Queue(list(runs.values())[:2], store, device="cuda:99", say=said.append)
+    working.work()
+    assert (working.failed, working.done) == (["g-maml-seed0"], ["g-both-seed0"])
+    assert said[1].startswith("unnoted  g-maml-seed0: device='cuda:99' is not allowed")
 
 
 def test_an_image_costs_what_its_convolutions_multiply():

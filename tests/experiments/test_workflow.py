@@ -9,6 +9,7 @@ from pathlib import Path
 
 import one_node
 import pytest
+import torch
 from tiny import tiny
 
 from experiments.store import Store
@@ -20,14 +21,16 @@ pytestmark = pytest.mark.timeout(1200)
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 
 
-def snakemake(folder: Path, store: Store, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def snakemake(
+    folder: Path, store: Store, *options: str, device: str = "cpu", **environment: str
+) -> subprocess.CompletedProcess[str]:
     places = [f"runs={store.runs}", f"results={store.results}", f"cells={store.cells}"]
     profile = "slurm" if "SLURM_CONF" in environment else "local"
     return subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "-s", str(ROOT / "experiments" / "Snakefile"), *options),
             *("--profile", str(ROOT / "experiments" / "profiles" / profile)),
-            *("--config", "names=g-maml", "device=cpu", *places),
+            *("--config", "names=g-maml", f"device={device}", *places),
         ],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
@@ -51,6 +54,16 @@ def test_two_cores_do_what_is_missing_and_only_that(tmp_path: Path) -> None:
     again = snakemake(tmp_path, store, "--cores", "2")
     assert again.returncode == 0, again.stderr
     assert "Nothing to be done" in again.stderr + again.stdout
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("cuda:99", "gpu=1"), ("auto", f"gpu={int(torch.cuda.is_available())}")])
+def test_a_job_asks_for_the_gpu_that_it_uses_wherever_that_is(tmp_path: Path, device: str, gpu: str) -> None:
+    store, _ = tiny(tmp_path)
+    said = snakemake(tmp_path, store, "--dry-run", "--cores", "1", device=device)
+    assert said.returncode == 0, said.stderr
+    lines = [line for line in said.stdout.splitlines() if "resources:" in line and "gpu=" in line]
+    assert len(lines) == 2
+    assert all(gpu in line.replace(",", " ").split() for line in lines)
 
 
 def test_a_damaged_result_stops_the_workflow_with_its_name(tmp_path: Path) -> None:

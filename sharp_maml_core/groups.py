@@ -117,15 +117,20 @@ def _baselines(runs: list[Result], baselines: dict[str, list[Result]]) -> list[s
 
 
 def at_equal_compute(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
-    """Each cell that is not a baseline with its difference to the MAML whose runs take as many meta-gradients."""
+    """Each cell that is not a baseline with its difference to the MAML whose runs take as many meta-gradients.
+
+    These are a family of their own, the comparisons of the paper's claim: p is adjusted for their number alone.
+    """
     costs = {line.name: line.meta_gradients for line in lines}
-    return [
+    found = [
         (line, one)
         for line in lines
         if line.variant != "maml"
         for one in line.against
         if costs.get(one.baseline) == line.meta_gradients
     ]
+    adjusted = holm([one.difference.p for _, one in found])
+    return [(line, one._replace(adjusted_p=p)) for (line, one), p in zip(found, adjusted, strict=True)]
 
 
 def finding(against: Against) -> str:

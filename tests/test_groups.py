@@ -45,6 +45,18 @@ def test_sentences_say_what_stands_and_what_does_not() -> None:
     assert said["low", "maml"].endswith("no difference is seen.")
 
 
+def test_the_comparisons_of_the_claim_are_a_family_of_their_own() -> None:
+    """Each variant with the MAML that took as many meta-gradients: three p values, and not seven."""
+    claim = groups.at_equal_compute(groups.lines(a_group(), "g"))
+    assert [(line.name, one.baseline) for line, one in claim] == [
+        ("low", "maml"),
+        ("up", "maml-2x"),
+        ("both", "maml-2x"),
+    ]
+    raw = sorted(one.difference.p for _, one in claim)
+    assert sorted(one.adjusted_p for _, one in claim)[0] == pytest.approx(3 * raw[0])
+
+
 def test_few_seeds_say_nothing() -> None:
     found = by_name(groups.lines(a_group(seeds=2), "g"))
     assert all(

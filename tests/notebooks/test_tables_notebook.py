@@ -31,7 +31,7 @@ def test_it_shows_the_results_that_it_is_given(tmp_path: Path) -> None:
     shown = json.dumps(outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 5 + 1  # tables, and the group's
     assert "up is better than maml: +2.00 (" in shown
-    assert "both is worse than maml: -4.00 points" in shown
+    assert "both is worse than maml: -4.00 (" in shown
 
 
 @pytest.mark.parametrize(

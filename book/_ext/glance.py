@@ -64,7 +64,7 @@ def _accuracies(book: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _gains(book: Path) -> Iterator[tuple[str, ...]]:
-    """Of each group of runs with enough seeds, the paired differences to MAML; a star for what stands."""
+    """Of each group of runs with enough seeds, the differences to MAML at equal compute; a star for what stands."""
     results = published.load(book / "results")
     printed = [
         float(row.accuracy) - next(float(base.accuracy) for base in table.rows if base.method == "maml")
@@ -77,13 +77,12 @@ def _gains(book: Path) -> Iterator[tuple[str, ...]]:
         noted = "".join(f"; {note}" for note in tables.group_notes(lines))
         against = {
             line.name: one
-            for line in lines
-            for one in line.against
-            if one.baseline == "maml" and len(one.difference.seeds) >= published.SEEDS
+            for line, one in groups.at_equal_compute(lines)
+            if len(one.difference.seeds) >= published.SEEDS
         }
         if against:
             yield (
-                f"How much more accurate than `maml` are others? {group}{noted}; a star: more than chance",
+                f"At equal compute, how many points better than `maml`? {group}{noted}; a star: more than chance",
                 f"{min(printed):+.2f} to {max(printed):+.2f} points",
                 ", ".join(
                     f"`{name}` {one.difference.mean:+.2f}{'*' if one.clear else ''}" for name, one in against.items()

@@ -46,7 +46,7 @@ def alpha_curve(results: Sequence[Result], setting: Setting) -> list[Point]:
     maml = [runs for runs in _maml(results, setting, best) if runs[0]["iterations"] == best[0]["iterations"]]
     name = "alpha_up" if best[0]["config"]["variant"] in WITHOUT_LOWER else "alpha_low"
     points = [
-        Point(settings(runs[0])[name], average(runs), compare(runs, maml[0]) if maml and _meet(runs, maml[0]) else None)
+        Point(settings(runs[0])[name], average(runs), compare(runs, maml[0]) if maml and meet(runs, maml[0]) else None)
         for runs in along
     ]
     return sorted(points, key=lambda point: point.alpha)
@@ -87,5 +87,6 @@ def same(runs: list[Result], like: list[Result], free: set[str]) -> bool:
     return all(mine[name] == theirs[name] for name in mine if name not in free) and runs[0]["data"] == like[0]["data"]
 
 
-def _meet(first: list[Result], second: list[Result]) -> bool:
+def meet(first: list[Result], second: list[Result]) -> bool:
+    """Whether two cells have a seed in common."""
     return not {run["seed"] for run in first}.isdisjoint(run["seed"] for run in second)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .contrasts import FREE_OF_RADII, same
+from .contrasts import FREE_OF_RADII, meet, same
 from .errors import invalid
 from .learners.maml import KINDS
 from .paired import Difference, compare, holm
@@ -70,7 +70,7 @@ def lines(results: Sequence[Result], group: str) -> list[Line]:
         (name, other): compare(cells[name], baselines[other])
         for name in order
         for other in _baselines(cells[name], baselines)
-        if other not in order[order.index(name) :] and _meet(cells[name], baselines[other])  # each pair once
+        if other not in order[order.index(name) :] and meet(cells[name], baselines[other])  # each pair once
     }
     adjusted = holm([difference.p for difference in found.values()])
     against: dict[str, list[Against]] = {name: [] for name in order}
@@ -175,7 +175,3 @@ def _place(runs: list[Result]) -> tuple[int, float, str]:
     variant, config = _variant(runs), runs[0]["config"]
     radius = max(config["alpha_low"], config["alpha_up"])
     return (order.index(variant) if variant in order else len(order), radius, runs[0]["cell"]["name"])
-
-
-def _meet(first: list[Result], second: list[Result]) -> bool:
-    return not {run["seed"] for run in first}.isdisjoint(run["seed"] for run in second)

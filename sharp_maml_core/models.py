@@ -42,7 +42,7 @@ class ConvBlock(nn.Module):
 
 
 class StridedBlock(ConvBlock):
-    """3x3 convolution at every second position, batch norm, ReLU: a quarter of `ConvBlock`'s work after the first."""
+    """3x3 convolution at every second position, batch norm, ReLU: a quarter of the work (Finn et al. 2017)."""
 
     def pooled(self, x: Tensor) -> Tensor:
         """What is given to the ReLU, [B, C', (H + 1) // 2, (W + 1) // 2]."""

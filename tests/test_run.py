@@ -77,6 +77,10 @@ def assert_same_outcome(one: Path, other: Path) -> None:
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
+def interrupted(*arguments: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
@@ -368,10 +372,6 @@ def test_an_interrupt_says_how_to_go_on_and_changes_nothing(
 
 def test_each_session_of_a_run_is_in_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first ends after iteration 2, two are interrupted while they test; the second of these trained nothing."""
-
-    def interrupted(*arguments: Any, **options: Any) -> None:
-        raise KeyboardInterrupt
-
     for code in ("first", "second", "third"):
         with monkeypatch.context() as patch:
             patch.setattr(results, "source_hash", lambda code=code: code)
@@ -407,9 +407,6 @@ def test_a_checkpoint_from_before_sessions_were_kept_is_gone_on_with(
 def test_an_interrupt_while_testing_says_how_to_go_on(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*arguments: Any, **options: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(run, "evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):

@@ -134,11 +134,11 @@ def at_equal_compute(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
 
 
 def finding(against: Against) -> str:
-    """better, worse, no difference is seen, or too few seeds."""
+    """better, worse, no difference is seen, too few seeds; or not clear after correction: by its interval, not Holm's p."""
     if len(against.difference.seeds) < SEEDS:
         return FEW
     if not against.clear:
-        return "no difference is seen"
+        return "not clear after correction" if against.difference.significant else "no difference is seen"
     return "better" if against.difference.mean > 0 else "worse"
 
 

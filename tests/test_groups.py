@@ -45,6 +45,14 @@ def test_sentences_say_what_stands_and_what_does_not() -> None:
     assert said["low", "maml"].endswith("no difference is seen.")
 
 
+def test_what_only_the_correction_takes_away_is_said_so() -> None:
+    line, against = groups.at_equal_compute(groups.lines(a_group(), "g"))[-1]
+    assert against.difference.significant
+    unclear = against._replace(adjusted_p=0.06)
+    assert groups.finding(unclear) == "not clear after correction"
+    assert groups.statement(line, unclear).endswith("points; not clear after correction.")
+
+
 def test_the_comparisons_of_the_claim_are_a_family_of_their_own() -> None:
     """Each variant with the MAML that took as many meta-gradients: three p values, and not seven."""
     claim = groups.at_equal_compute(groups.lines(a_group(), "g"))

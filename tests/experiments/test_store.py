@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +169,19 @@ def test_the_command_line(place: tuple[Store, dict[str, Run]], capsys: pytest.Ca
     assert "Did you mean g-maml" in capsys.readouterr().err
     assert command_line.main(["run", "g", "--budget", "20", *where]) == 2
     assert "20m" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(place: tuple[Store, dict[str, Run]]) -> None:
+    store, _ = place
+    where = f"--runs {store.runs} --results {store.results} --cells {store.cells}"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "commands", *where.split()],
+        cwd=Path(__file__).resolve().parents[2],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -134,7 +134,7 @@ def at_equal_compute(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
 
 
 def finding(against: Against) -> str:
-    """better, worse, no difference is seen, too few seeds; or not clear after correction: by its interval, not Holm's p."""
+    """better, worse, no difference is seen, too few seeds, or not clear after correction: by its interval alone."""
     if len(against.difference.seeds) < SEEDS:
         return FEW
     if not against.clear:

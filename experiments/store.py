@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sharp_maml_core import rundir
+from sharp_maml_core import metrics, rundir
 from sharp_maml_core.errors import UserError, invalid
 from sharp_maml_core.files import write_text
 from sharp_maml_core.published import settings
@@ -87,7 +87,7 @@ def collect(run: Run, store: Store) -> dict[str, Any]:
     result["test"] = _answers(folder, result)
     result["validations"] = [
         [int(row["iteration"]), row["val_score"]]
-        for row in rundir.read_rows(folder / rundir.METRICS)
+        for row in metrics.read_rows(folder / rundir.METRICS)
         if "val_score" in row
     ]
     train_tasks = min(TRAIN_TASKS, result["eval_tasks"])

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from . import distributed, rundir
+from .board import Board
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
@@ -30,7 +31,7 @@ from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
 from .results import now, provenance, session
-from .train import Row, TrainState, fresh_state, meta_train
+from .train import TrainState, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
 LIBRARIES = ("cuDNN error", "CUDA error")
@@ -267,7 +268,7 @@ def kept(
     state = fresh_state(experiment.learner, config) if found is None else found
     before = [each for each in state.sessions if each["from_iteration"] < state.iteration]  # which got somewhere
     state.sessions = [*before, session(origin, state.iteration)]
-    board = _Board(folder, config, state)
+    board = Board(folder, config, state)
     if config.snapshots and found is None and distributed.first():
         rundir.save_snapshot(folder, state)
 
@@ -294,31 +295,3 @@ def _load(experiment: Experiment, folder: Path) -> TrainState | None:
         state = rundir.read_state(*where)
     distributed.check_same(str(state and state.iteration), "run_dir", str(folder))
     return state
-
-
-class _Board:
-    """TensorBoard event files, where asked for; metrics.csv stays what counts."""
-
-    def __init__(self, folder: Path, config: Config, state: TrainState) -> None:
-        self._writer: Any = None
-        self._written = state.iteration
-        if config.tensorboard and distributed.first():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=self._written + 1)
-
-    def write(self, rows: list[Row]) -> None:
-        if self._writer is None:
-            return
-        for row in rows:
-            step = int(row["iteration"])
-            if step > self._written:
-                for name, value in row.items():
-                    if name != "iteration":
-                        self._writer.add_scalar(name, value, step)
-                self._written = step
-        self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()

@@ -19,12 +19,9 @@ is cut off when the run goes on.
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
-import io
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,12 +33,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from . import metrics
 from .config import Config, config_from
 from .errors import UserError, invalid
 from .files import atomic, write_json, write_text
 from .params import Params
 from .results import unknown_session
-from .train import Ranked, Row, TrainState
+from .train import Ranked, TrainState
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
 MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "environment.json", "result.json"
@@ -49,19 +47,6 @@ WRITTEN = (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG)  # t
 SNAPSHOTS = "snapshots"
 LOCK = ".lock"
 MOMENT = 0.1
-COLUMNS = (
-    "iteration",
-    "query_loss",
-    "query_accuracy",
-    "perturbed_loss",
-    "gradient_norm",
-    "val_score",
-    "val_interval",
-    "cg_residual",  # imaml
-    "cg_stopped",
-    "log_det",  # llama
-    "chaser_loss",  # bmaml
-)
 # These say where a run computes, not what: it may go on with others.
 FREE_TO_CHANGE = (
     "data_root",
@@ -200,7 +185,7 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
 
     data  the identity of each split that it was trained on
     """
-    _append_rows(folder / METRICS, state.rows)
+    metrics.append(folder / METRICS, state.rows)
     tensors = {"generator": state.generator_state}
     members = [(f"leader{i}", leader.params) for i, leader in enumerate(state.leaders)]
     for group, params in (("params", state.params), ("best", state.best), *members):
@@ -232,7 +217,7 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
     Raises UserError for a damaged checkpoint, and for one that was trained on other data than `data`.
     """
     state = read_state(folder, data, device)
-    rows = _cut_rows(folder / METRICS, state.iteration if state else 0)
+    rows = metrics.cut(folder / METRICS, state.iteration if state else 0)
     if state is not None:
         state.rows = rows
     return state
@@ -286,15 +271,6 @@ def read_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
     )
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The whole lines of a metrics file; empty cells are left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
-    return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(io.StringIO(whole))]
-
-
 def write_scores(folder: Path, best: Sequence[float], last: Sequence[float]) -> None:
     lines = [f"{task},{b!r},{w!r}" for task, (b, w) in enumerate(zip(best, last, strict=True))]
     write_text(folder / SCORES, "\n".join(["task,best,last", *lines]) + "\n")
@@ -332,40 +308,3 @@ def _check_same(folder: Path, config: Config) -> None:
             f"a folder without a run of other settings ({differences})",
             "Choose another run_dir, or set overwrite=True to replace that run.",
         )
-
-
-def _append_rows(path: Path, rows: list[Row]) -> None:
-    """Append the rows that the file has not got."""
-    done = _last_iteration(path)
-    new = [row for row in rows if row["iteration"] > done]
-    with path.open("a", encoding="utf-8") as file:
-        if file.tell() == 0:
-            file.write(",".join(COLUMNS) + "\n")
-        file.writelines(_line(row) for row in new)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _cut_rows(path: Path, iteration: int) -> list[Row]:
-    """Drop what goes beyond `iteration`; returns what is left."""
-    rows = [row for row in read_rows(path) if row["iteration"] <= iteration]
-    if path.exists():
-        write_text(path, ",".join(COLUMNS) + "\n" + "".join(_line(row) for row in rows))
-    return rows
-
-
-def _line(row: Row) -> str:
-    cells = [repr(row[name]) if name in row else "" for name in COLUMNS]
-    return ",".join([str(int(row["iteration"])), *cells[1:]]) + "\n"
-
-
-def _last_iteration(path: Path) -> int:
-    """From the end of the file, which is whole: `load_state` saw to that."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 4096))
-        last = file.read().decode().strip().rpartition("\n")[2]
-    first = last.partition(",")[0]
-    return int(first) if first.isdigit() else 0

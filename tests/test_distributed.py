@@ -17,7 +17,7 @@ from cases import equal
 from helpers import SmallNet, easy_split
 from safetensors.torch import load_file
 
-from sharp_maml_core import UserError, build_learner, distributed, evaluate, rundir
+from sharp_maml_core import UserError, build_learner, distributed, evaluate, metrics, rundir
 from sharp_maml_core.meta import map_tasks
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -73,7 +73,7 @@ def assert_close(one: Path, other: Path) -> None:
     states = [load_file(folder / rundir.CHECKPOINT) for folder in (one, other)]
     assert torch.equal(states[0].pop("generator"), states[1].pop("generator"))
     torch.testing.assert_close(states[0], states[1], **EXACT)
-    rows = [rundir.read_rows(folder / rundir.METRICS) for folder in (one, other)]
+    rows = [metrics.read_rows(folder / rundir.METRICS) for folder in (one, other)]
     assert len(rows[0]) == 7
     for mine, theirs in zip(*rows, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-12)

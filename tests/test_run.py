@@ -32,6 +32,7 @@ from sharp_maml_core import (
     UserError,
     evaluate,
     evaluate_run,
+    metrics,
     results,
     run,
     run_experiment,
@@ -229,7 +230,7 @@ def test_tensorboard_files_are_written_when_asked(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     losses = {event.step: event.value for event in events.Scalars("query_loss")}
-    rows = rundir.read_rows(tmp_path / rundir.METRICS)
+    rows = metrics.read_rows(tmp_path / rundir.METRICS)
     assert losses == pytest.approx({int(row["iteration"]): row["query_loss"] for row in rows})
     assert [event.step for event in events.Scalars("val_score")] == [3, 6, 7]
 
@@ -443,7 +444,7 @@ def test_divergence_keeps_the_last_good_state(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in tensors.values())
     assert not (tmp_path / rundir.RESULT).exists()
     assert not (tmp_path / rundir.MODEL).exists()
-    for row in rundir.read_rows(tmp_path / rundir.METRICS):
+    for row in metrics.read_rows(tmp_path / rundir.METRICS):
         assert all(math.isfinite(value) for value in row.values())
 
 
@@ -633,7 +634,7 @@ def test_asked_to_stop_a_run_says_how_to_go_on_and_ends_bit_identically(
         output, errors = process.communicate()
     assert process.returncode == 130
     assert (output, errors) == ("", "\nInterrupted. The same command goes on from run.\n")
-    rows = rundir.read_rows(folder / "run" / rundir.METRICS)
+    rows = metrics.read_rows(folder / "run" / rundir.METRICS)
     assert 0 < len(rows) < 10
     assert command_here(folder) == 0
     assert_same_outcome(folder / "run", undisturbed / "run")

@@ -14,7 +14,7 @@ import torch
 from cases import equal
 from helpers import SmallNet, easy_data, easy_split, small_config
 
-from sharp_maml_core import Config, TrainState, UserError, build_learner, meta_train, run_experiment, rundir
+from sharp_maml_core import Config, TrainState, UserError, build_learner, meta_train, metrics, run_experiment, rundir
 from sharp_maml_core.results import unknown_session
 from sharp_maml_core.train import fresh_state
 
@@ -80,7 +80,7 @@ def test_going_on_from_any_checkpoint_file_ends_bit_identically(variant: str, tm
         assert [leader[:2] for leader in state.leaders] == [leader[:2] for leader in end.leaders]
         assert all(equal(one.params, other.params) for one, other in zip(state.leaders, end.leaders, strict=True))
         assert state.rows == end.rows
-        assert rundir.read_rows(folder / rundir.METRICS) == end.rows  # each row once, in order
+        assert metrics.read_rows(folder / rundir.METRICS) == end.rows  # each row once, in order
 
 
 def test_the_parameters_come_back_in_their_order_in_which_masks_are_drawn_and_norms_summed(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_without_a_checkpoint_there_is_no_state_and_no_rows(tmp_path: Path) -> N
     saved_run(tmp_path)
     (tmp_path / rundir.CHECKPOINT).unlink()
     assert load(tmp_path) is None
-    assert rundir.read_rows(tmp_path / rundir.METRICS) == []
+    assert metrics.read_rows(tmp_path / rundir.METRICS) == []
 
 
 # --- metrics.csv
@@ -129,7 +129,7 @@ def test_the_columns_are_filled_where_there_is_a_figure(tmp_path: Path) -> None:
 def test_what_a_system_reports_of_its_own_is_kept(tmp_path: Path, variant: str, own: set[str]) -> None:
     config = CONFIG.replace(variant=variant)
     run_experiment(config, tmp_path / "run", model=SmallNet(), data=easy_data(), progress=False)
-    rows = rundir.read_rows(tmp_path / "run" / rundir.METRICS)
+    rows = metrics.read_rows(tmp_path / "run" / rundir.METRICS)
     assert len(rows) == config.iterations
     assert all(own <= row.keys() for row in rows)
 
@@ -151,7 +151,7 @@ def test_half_a_line_is_not_read(tmp_path: Path) -> None:
     rows = saved_run(tmp_path).rows
     with (tmp_path / rundir.METRICS).open("a") as file:
         file.write("8,0.2")
-    assert rundir.read_rows(tmp_path / rundir.METRICS) == rows
+    assert metrics.read_rows(tmp_path / rundir.METRICS) == rows
 
 
 @pytest.mark.parametrize("batch", [7, 400])
@@ -162,7 +162,7 @@ def test_each_row_is_written_once_however_long_the_file_is(tmp_path: Path, batch
         state.rows.append({"iteration": iteration, "query_loss": 1 / iteration, "gradient_norm": iteration / 3})
         if iteration % batch == 0 or iteration == 400:
             rundir.save_state(tmp_path, state, DATA)
-    assert rundir.read_rows(tmp_path / rundir.METRICS) == state.rows
+    assert metrics.read_rows(tmp_path / rundir.METRICS) == state.rows
     assert (tmp_path / rundir.METRICS).stat().st_size > 2 * 4096
 
 

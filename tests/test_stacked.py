@@ -16,7 +16,7 @@ from cases import equal
 from helpers import Joined, SmallNet, easy_data, easy_images, flags, small_config
 from safetensors.torch import load_file
 
-from sharp_maml_core import Config, Conv4, Diverged, UserError, models, run_experiment, rundir, stacking
+from sharp_maml_core import Config, Conv4, Diverged, UserError, metrics, models, run_experiment, rundir, stacking
 from sharp_maml_core.__main__ import main
 from sharp_maml_core.run import default_folder
 from sharp_maml_core.stacked import STACKABLE, grid, run_stack
@@ -40,7 +40,7 @@ def assert_as_alone(config: Config, stacked: Path, alone: Path, **given: Any) ->
     states = [load_file(folder / rundir.CHECKPOINT) for folder in (stacked, alone)]
     assert torch.equal(states[0].pop("generator"), states[1].pop("generator"))
     torch.testing.assert_close(*states, **EXACT)
-    rows = [rundir.read_rows(folder / rundir.METRICS) for folder in (stacked, alone)]
+    rows = [metrics.read_rows(folder / rundir.METRICS) for folder in (stacked, alone)]
     assert [row.keys() for row in rows[0]] == [row.keys() for row in rows[1]]
     for mine, other in zip(*rows, strict=True):
         assert mine == pytest.approx(other, rel=1e-10)
@@ -151,7 +151,7 @@ def test_an_interrupted_stack_goes_on_bit_identically(
             run_stack(configs, tmp_path / "stopped", **GIVEN)
     assert f"goes on from {tmp_path / 'stopped'}" in capsys.readouterr().err
     for config in configs:
-        assert len(rundir.read_rows(folder_of(tmp_path / "stopped", config) / rundir.METRICS)) == 4
+        assert len(metrics.read_rows(folder_of(tmp_path / "stopped", config) / rundir.METRICS)) == 4
     for result in run_stack(configs, tmp_path / "stopped", **GIVEN).values():
         assert [session["from_iteration"] for session in result["sessions"]] == [0, 4]
     assert_same_runs(configs, tmp_path / "stopped", tmp_path / "whole")
@@ -226,7 +226,7 @@ def test_an_error_leaves_the_last_good_states(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(RuntimeError, match="broken"):
             run_stack(configs, tmp_path / "broken", **GIVEN)
     for config in configs:
-        assert len(rundir.read_rows(folder_of(tmp_path / "broken", config) / rundir.METRICS)) == 2
+        assert len(metrics.read_rows(folder_of(tmp_path / "broken", config) / rundir.METRICS)) == 2
     run_stack(configs, tmp_path / "broken", **GIVEN)
     assert_same_runs(configs, tmp_path / "broken", tmp_path / "whole")
 

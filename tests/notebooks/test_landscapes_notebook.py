@@ -32,8 +32,9 @@ def test_the_notebook_is_stored_without_outputs() -> None:
             assert cell.execution_count is None
 
 
-def test_a_quick_run_draws_every_figure_and_what_is_stored(executed: Callable[[str], Any]) -> None:
-    outputs = [output for cell in executed("landscapes").cells for output in cell.get("outputs", [])]
+def check_drawn(cells: list[Any]) -> None:
+    """Every figure is there, and what is stored is drawn again."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
     stored = {path.stem for path in STORED.glob("cifar-fs-*.json")}
     groups = [
         {"cifar-fs-random-maml-at-maml", "cifar-fs-random-erm-at-erm"},
@@ -52,6 +53,16 @@ def test_a_quick_run_draws_every_figure_and_what_is_stored(executed: Callable[[s
         assert "local minima" in shown
     if not stored:
         assert "There are no stored slices" in shown
+
+
+def test_the_book_run_draws_every_figure_and_what_is_stored(executed: Callable[[str], Any]) -> None:
+    check_drawn(executed("landscapes").cells)
+
+
+def test_so_does_a_quick_run(tmp_path: Path) -> None:
+    done = papermill(tmp_path / "out.ipynb", "-p", "quick", "True")
+    assert done.returncode == 0, done.stderr
+    check_drawn(nbformat.read(tmp_path / "out.ipynb", 4).cells)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,12 @@ class Config:
         EITHER,
         "not stated in the paper",
     )
+    zero_head: bool = setting(
+        False,
+        "the head starts from zero in every task and is not learned; only for the paper's own methods",
+        EITHER,
+        "Kao et al. 2022",
+    )
     esam_weights: float = setting(0.5, "e-low: share of weights that is perturbed, xi", between(0, 1), "Du et al. 2022")
     esam_samples: float = setting(0.5, "e-low: share of samples that is used, mu", between(0, 1), "Du et al. 2022")
 
@@ -181,6 +187,12 @@ class Config:
         one_of("pool", "stride"),
         "pool: Section 5.1; stride: Finn et al. on Omniglot",
     )
+    feature_length: float = setting(
+        0.0,
+        "what the learned length starts from to which each image's features are scaled; 0: as they come",
+        at_least(0),
+        "cosines of images: Vinyals et al. 2016; Gidaris and Komodakis 2018",
+    )
 
     # The run
     iterations: int = setting(1000, "meta-iterations, T", at_least(1), "released README: 60000")
@@ -217,6 +229,8 @@ class Config:
             raise invalid("query_precision", "bfloat16", "full with dtype float64, which autocast leaves alone")
         if self.downsampling == "stride" and self.variant == "cavia":
             raise invalid("downsampling", "stride", "pool with variant cavia, whose block with a context pools")
+        if self.zero_head and self.variant not in FAMILY:
+            raise invalid("zero_head", True, f"false with variant {self.variant}: it is for {', '.join(FAMILY)}")
         self.torch_device  # noqa: B018  a device that is not there is an error now, not after the data are loaded
 
     @property

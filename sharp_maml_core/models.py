@@ -56,6 +56,25 @@ class MeanOverPositions(nn.Module):
         return x.mean((2, 3))
 
 
+class OfLength(nn.Module):
+    """x / ||x|| exp(log_length), for each row of x [B, n]: inner products of two are cosines but for a learned factor.
+
+    The length is a parameter like any other. It starts from the one given.
+    """
+
+    def __init__(self, length: float) -> None:
+        super().__init__()
+        self.start = length
+        self.log_length = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.log_length, math.log(self.start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * self.log_length.exp()
+
+
 class FilmBlock(ConvBlock):
     """A block whose channels the context c [n] scales and shifts before the ReLU (Zintgraf et al. 2019).
 
@@ -150,12 +169,16 @@ def model_for(config: Config, split: Split) -> nn.Module:
 
 
 def model_for_images(config: Config, image_shape: tuple[int, int, int], outputs: int) -> nn.Module:
-    """Conv4, for cavia with a context; with strides where these halve the images."""
+    """Conv4, for cavia with a context; with strides where these halve the images; its features of one length if set."""
     if config.downsampling == "stride":
-        return StridedConv4(image_shape, outputs, config.filters)
-    if config.variant == "cavia":
-        return FilmConv4(image_shape, outputs, config.filters, config.cavia_context)
-    return Conv4(image_shape, outputs, config.filters)
+        model: Conv4 | StridedConv4 = StridedConv4(image_shape, outputs, config.filters)
+    elif config.variant == "cavia":
+        model = FilmConv4(image_shape, outputs, config.filters, config.cavia_context)
+    else:
+        model = Conv4(image_shape, outputs, config.filters)
+    if config.feature_length > 0:
+        model.features.append(OfLength(config.feature_length))
+    return model
 
 
 def loss_for(split: Split) -> Callable[[Tensor, Tensor], Tensor]:

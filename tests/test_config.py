@@ -36,6 +36,7 @@ LOWEST = {
     "n_tasks": (1, 0), "filters": (1, 0), "iterations": (1, 0), "eval_every": (1, 0), "val_tasks": (2, 1),
     "eval_tasks": (2, 1), "seed": (0, -1), "eval_seed": (0, -1), "checkpoint_every": (1, 0), "task_chunk": (0, -1),
     "matching_scale": (1e-12, 0.0), "reptile_batch": (0, -1), "cavia_context": (0, -1),
+    "feature_length": (0.0, -1e-12),
 }  # fmt: skip
 
 
@@ -140,6 +141,13 @@ def test_choices_are_listed_in_the_refusal(name):
 def test_what_has_no_strides_refuses_them():
     with pytest.raises(UserError, match=r"^downsampling='stride' is not allowed: it must be pool with variant cavia"):
         Config(variant="cavia", downsampling="stride")
+
+
+def test_a_head_of_zero_is_for_the_papers_methods():
+    for variant in FAMILY:
+        assert Config(variant=variant, zero_head=True).zero_head
+    with pytest.raises(UserError, match=r"^zero_head=True is not allowed: it must be false with variant cavia"):
+        Config(variant="cavia", zero_head=True)
 
 
 @pytest.mark.parametrize("name", ["dataset", "device"])

@@ -9,8 +9,9 @@ from cases import draw, moved
 from reference import conv4, mlp, strided_conv4
 from torch.func import functional_call
 
+from sharp_maml_core.config import Config
 from sharp_maml_core.errors import UserError
-from sharp_maml_core.models import MLP, Conv4, ConvBlock, StridedConv4
+from sharp_maml_core.models import MLP, Conv4, ConvBlock, StridedConv4, model_for_images
 
 
 def parameters(model):
@@ -45,6 +46,18 @@ def test_a_stride_leaves_out_every_second_position(shape, filters):
 def test_with_strides_the_network_for_omniglot_is_as_large():
     count = sum(p.numel() for p in StridedConv4((1, 28, 28), 20).parameters())
     assert count == sum(p.numel() for p in Conv4((1, 28, 28), 20).parameters())
+
+
+@pytest.mark.parametrize(("downsampling", "reference"), [("pool", conv4), ("stride", strided_conv4)])
+def test_features_of_one_length(downsampling, reference):
+    config = Config(variant="maml", downsampling=downsampling, filters=8, feature_length=20, device="cpu")
+    model, x = model_for_images(config, (1, 28, 28), 5), draw(6, 1, 28, 28, seed=1)
+    params = parameters(model)
+    identity = {"head.weight": torch.eye(8, dtype=torch.float64), "head.bias": torch.zeros(8, dtype=torch.float64)}
+    phi, length = reference(params | identity, x), params["features.5.log_length"].exp()
+    assert abs(length - 20) < 5  # about where it starts from, in `parameters` moved from there
+    expected = F.linear(length * phi / phi.norm(dim=1, keepdim=True), params["head.weight"], params["head.bias"])
+    torch.testing.assert_close(functional_call(model, params, x), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("network", [Conv4, StridedConv4])

@@ -47,6 +47,9 @@ def test_a_network_that_is_not_conv4_is_refused(tmp_path: Path) -> None:
     run_experiment(small_config("maml", downsampling="stride"), tmp_path / "run", data=images, progress=False)
     with pytest.raises(UserError, match="downsampling='stride' is not allowed: it must be one of pool"):
         pretrained.keep(tmp_path / "run", "x", tmp_path)
+    run_experiment(small_config("maml", feature_length=5), tmp_path / "unit", data=images, progress=False)
+    with pytest.raises(UserError, match=r"feature_length=5\.0 is not allowed: it must be 0"):
+        pretrained.keep(tmp_path / "unit", "x", tmp_path)
 
 
 def test_an_unknown_name_lists_what_there_is(run: Path, tmp_path: Path) -> None:

@@ -71,6 +71,13 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             "a variant without ANIL: this model has no submodules `features` and `head`",
             "Compose the model as head(features(x)), or choose maml, low, up or both.",
         )
+    if config.zero_head and not network.has_parts:
+        raise invalid(
+            "zero_head",
+            True,
+            "false: this model has no submodules `features` and `head`",
+            "Compose the model as head(features(x)).",
+        )
     decompose = _head_only if kind.head_only else whole_network
 
     def adapted(name: str) -> bool:
@@ -92,7 +99,7 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
         def one_task(task: Episode, looks: list[Look], masks: Params) -> tuple[Params, Metrics, list[Look]]:
             problem, fast, context, pull_back = decompose(network, loss, params, adapted, task, config.query_precision)
             outcome = task_gradient(rule, problem, fast, context, looks, _per_step(masks, rule), kept_graphs(task))
-            grads = pull_back(outcome.fast_gradient, outcome.context_gradient)
+            grads = _but_the_head(pull_back(outcome.fast_gradient, outcome.context_gradient), config)
             return grads, task_metrics(outcome.query_loss, outcome.outputs, task.query_y), outcome.looks
 
         check_model(params, episode.support_x[0])
@@ -116,12 +123,28 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             return params | adapt(test_rule, problem, fast, context, _per_step(masks, test_rule))
 
     return Learner(
-        init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
+        init=lambda generator: _but_the_head(network.init(generator, config.torch_dtype, config.torch_device), config),
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,
         check_split=check_split,
     )
+
+
+def _but_the_head(params: Params, config: Config) -> Params:
+    """Meta-parameters, or their gradient, with zeros for the head's where `config.zero_head` has it start from there.
+
+    All classes of a task are then alike before its first step, which moves the head alone. On unit features of length
+    s, with one image x_n a class, a step of rate beta makes logits that are, but for a number that all classes share,
+
+        beta s^2 / N * cos(phi(x), phi(x_n))
+
+    Those are the logits of Matching Networks with the scale beta s^2 / N, and the meta-gradient is theirs, second
+    derivatives and all; from the second step on the features adapt too. Kao et al. 2022 (the zeroing trick).
+    """
+    if not config.zero_head:
+        return params
+    return {name: torch.zeros_like(value) if name.startswith(HEAD) else value for name, value in params.items()}
 
 
 def _inner_rule(config: Config, kind: Kind, at_test: bool = False) -> InnerRule:

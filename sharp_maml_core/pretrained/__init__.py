@@ -66,7 +66,10 @@ def keep(run: str | Path, name: str, folder: Path = HERE) -> None:
     result = rundir.read_result(Path(run))
     if result is None:
         raise invalid("run", str(run), f"a finished run, with a {rundir.RESULT}", "Train it to the end first.")
-    check("downsampling", config_from(result["config"]).downsampling, one_of("pool"))
+    config = config_from(result["config"])
+    check("downsampling", config.downsampling, one_of("pool"))
+    if config.feature_length > 0:
+        raise invalid("feature_length", config.feature_length, "0: what is kept is a plain Conv4")
     params = rundir.load_model(Path(run))
     rundir.save_params(folder / f"{name}.safetensors", {key: value.half() for key, value in params.items()})
     write_json(folder / f"{name}.json", result)

@@ -25,7 +25,7 @@ from torch import nn
 from sharp_maml_core import Episode, build_learner
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.learners.matching import LABELS, LOG_SCALE, SUPPORT, log_attention
-from sharp_maml_core.models import Conv4
+from sharp_maml_core.models import Conv4, OfLength
 from sharp_maml_core.rundir import load_params, save_params
 
 EPISODE = classification()
@@ -194,3 +194,31 @@ def test_labels_are_those_of_the_task():
     learner, params = start(n_way=2)
     with pytest.raises(UserError, match=r"^n_way=2 is not allowed: it must be above 2"):
         learner.adapt(params, EPISODE.support_x[0], EPISODE.support_y[0])
+
+
+@pytest.mark.parametrize("task_map", ["loop", "vmap"])
+def test_one_step_of_maml_from_a_head_of_zero_is_matching_with_a_scale(task_map):
+    """The scale is beta s^2 / N: of one image a class loss and gradient by the features are the same."""
+    rate, length, n_way = 0.3, 7.0, 3
+    episode = classification((1, 16, 16), n_way=n_way, k_shot=1)
+    learner, params = start(Conv4((1, 16, 16), n_way, 4), k_shot=1, task_map=task_map)
+    params[LOG_SCALE] = torch.tensor(math.log(rate * length**2 / n_way), dtype=torch.float64)
+    expected, reported = learner.gradient(params, episode)
+
+    model = Conv4((1, 16, 16), n_way, 4)
+    model.features.append(OfLength(length))
+    maml = build_learner(
+        setting("maml", inner_lr=rate, inner_steps=1, n_way=n_way, zero_head=True, task_map=task_map), model
+    )
+    features = {name: value for name, value in params.items() if name != LOG_SCALE}
+    log_start = {
+        "features.5.log_length": torch.tensor(math.log(length), dtype=torch.float64)
+    }  # not in single precision
+    grads, metrics = maml.gradient(maml.init(seeded(1)) | features | log_start, episode)
+    heads = {name: grads.pop(name) for name in ("head.weight", "head.bias")}
+    assert not any(value.any() for value in heads.values())
+    log_length = grads.pop("features.5.log_length")
+    torch.testing.assert_close(log_length, 2 * expected[LOG_SCALE], rtol=1e-13, atol=0)
+    assert relative_error(grads, {name: expected[name] for name in features}) < 1e-13
+    for name, value in reported.items():
+        torch.testing.assert_close(metrics[name], value, rtol=1e-13, atol=0)

@@ -33,6 +33,7 @@ class Method:
     first_order: bool = False
     xi: float = 1.0  # ESAM: share of perturbed weights
     mu: float = 1.0  # ESAM: share of selected samples
+    fixed: tuple[str, ...] = ()  # what the meta-gradient leaves alone
     features_once: bool = False  # ANIL: features of the whole support set, whatever samples are selected later
 
 
@@ -97,14 +98,15 @@ def _one_pass(method, theta, tasks, given, masks):
     theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
     total, epsilons = 0.0, []
     for index, (support_x, support_y, query_x, query_y) in enumerate(tasks):
-        fixed = given[index] if given else None
+        used_before = given[index] if given else None
         mask = masks[index] if masks else None
-        phi, used = fine_tune(method, theta, support_x, support_y, fixed, mask)
+        phi, used = fine_tune(method, theta, support_x, support_y, used_before, mask)
         total = total + method.loss(method.forward(phi, query_x), query_y)
         epsilons.append(used)
     mean = total / len(tasks)
     grads = torch.autograd.grad(mean, list(theta.values()), materialize_grads=True)
-    return dict(zip(theta, grads, strict=True)), mean.item(), epsilons
+    grads = {name: value * (name not in method.fixed) for name, value in zip(theta, grads, strict=True)}
+    return grads, mean.item(), epsilons
 
 
 def _gradient(method: Method, phi: Tensors, x: Tensor, y: Tensor, samples: list[int] | None = None) -> Tensors:

@@ -285,3 +285,39 @@ def test_float32_is_float64_but_for_rounding(variant):
     assert relative_error({name: value.double() for name, value in grads.items()}, exact) < 6e-7
     fast = learner.adapt(single, episode.support_x[0], episode.support_y[0])
     assert all(value.dtype == torch.float32 for value in fast.values())
+
+
+# --- a head that starts from zero ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("variant", FAMILY)
+def test_a_head_of_zero_is_drawn_as_zero_and_stays_there(variant, adaptive):
+    """And nothing divides by a length of zero: ASAM's |w| g is one where the head is zero and the features' g."""
+    learner = build_learner(setting(variant, zero_head=True, adaptive=adaptive), MODEL)
+    params = learner.init(seeded(1))
+    grads, _ = learner.gradient(params, EPISODE)
+    for name, value in params.items():
+        assert torch.isfinite(grads[name]).all(), name
+        if name.startswith("head."):
+            assert not value.any()
+            assert not grads[name].any()
+    assert all(value.any() for name, value in grads.items() if not name.startswith("head."))
+
+
+def test_the_first_step_from_a_head_of_zero_moves_the_head_alone():
+    support_x, support_y = EPISODE.support_x[0], EPISODE.support_y[0]
+    features = {"features.0.weight", "features.0.bias", "features.1.weight", "features.1.bias"}
+    for steps, expected in ((1, set()), (2, features)):
+        learner = build_learner(setting("maml", zero_head=True, inner_steps=steps), MODEL)
+        params = learner.init(seeded(1))
+        fast = learner.adapt(params, support_x, support_y)
+        assert {name for name in features if not torch.equal(fast[name], params[name])} == expected
+        assert fast["head.weight"].any()
+
+
+def test_a_model_without_a_head_cannot_have_one_of_zero():
+    with pytest.raises(
+        UserError, match=r"^zero_head=True is not allowed: it must be false: this model has no submodules"
+    ):
+        build_learner(setting("maml", zero_head=True), Coordinates())

@@ -89,6 +89,7 @@ def in_the_reference(config: Config, case: Case, names: list[str]) -> Method:
         first_order=variant == "fomaml",
         xi=config.esam_weights if variant in EFFICIENT else 1.0,
         mu=config.esam_samples if variant in EFFICIENT else 1.0,
+        fixed=("head.weight", "head.bias") if config.zero_head else (),
         features_once=variant in ANIL,
     )
 
@@ -106,9 +107,11 @@ def bernoulli(method: Method, params: Tensors, n_tasks: int, generator: torch.Ge
 
 
 def assert_exact(config: Config, case: Case) -> None:
-    """Gradient and loss equal the reference's, at a point where no parameter is zero."""
+    """Gradient and loss equal the reference's, at a point where no parameter is zero but a head that has to be."""
     learner = build_learner(config, case.model, case.loss)
     params = moved(learner.init(seeded(1)))
+    if config.zero_head:
+        params |= {name: torch.zeros_like(value) for name, value in params.items() if name.startswith("head.")}
     method = in_the_reference(config, case, list(params))
     masks = bernoulli(method, params, case.episode.n_tasks, seeded(5))
     expected, loss = meta_gradient(method, params, list(zip(*case.episode, strict=True)), masks)
@@ -148,6 +151,13 @@ def test_the_papers_choices_and_their_opposites_on_a_conv4(variant, choice):
 @pytest.mark.parametrize("variant", ["maml", "both", "e-low", "low-anil"])
 def test_colour_images_with_odd_sides(variant):
     assert_exact(setting(variant, inner_steps=1), CASES["rgb"])
+
+
+@pytest.mark.parametrize("task_map", ["loop", "vmap"])
+@pytest.mark.parametrize("inner_steps", [1, 3])
+@pytest.mark.parametrize("variant", FAMILY)
+def test_a_head_that_starts_from_zero(variant, inner_steps, task_map):
+    assert_exact(setting(variant, zero_head=True, inner_steps=inner_steps, task_map=task_map), CASES["user"])
 
 
 @pytest.mark.parametrize("task_chunk", [0, 1, 2])

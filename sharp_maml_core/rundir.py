@@ -10,9 +10,6 @@
     environment.json         packages, machine, code
     result.json              the figures, and where they come from; a run that has it is finished
 
-safetensors sorts its tensors, but masks are drawn and norms are summed in the order of the parameters, so both files
-say what it is.
-
 metrics.csv is written before the checkpoint, so it always holds at least the iterations up to it; what goes beyond
 is cut off when the run goes on.
 """
@@ -30,16 +27,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from . import metrics
+from . import checkpoint, metrics
 from .config import Config, config_from
 from .errors import UserError, invalid
-from .files import atomic, write_json, write_text
+from .files import write_json, write_text
 from .params import Params
-from .results import unknown_session
-from .train import Ranked, TrainState
+from .train import TrainState
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
 MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "environment.json", "result.json"
@@ -138,13 +132,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def save_model(folder: Path, params: Params) -> None:
-    save_params(folder / MODEL, params)
+    checkpoint.save_params(folder / MODEL, params)
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Params:
     """The parameters that scored best on validation."""
     try:
-        return load_params(folder / MODEL, device)
+        return checkpoint.load_params(folder / MODEL, device)
     except FileNotFoundError:
         raise invalid("run_dir", str(folder), f"a finished run, with a {MODEL}") from None
     except ValueError as error:
@@ -154,7 +148,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Params:
 def save_snapshot(folder: Path, state: TrainState) -> None:
     """Keep the parameters after `state.iteration` updates, under that number."""
     (folder / SNAPSHOTS).mkdir(exist_ok=True)
-    save_params(folder / SNAPSHOTS / f"{state.iteration:07d}.safetensors", state.params)
+    checkpoint.save_params(folder / SNAPSHOTS / f"{state.iteration:07d}.safetensors", state.params)
 
 
 def load_snapshots(folder: Path, device: torch.device | str = "cpu") -> dict[int, Params]:
@@ -162,22 +156,7 @@ def load_snapshots(folder: Path, device: torch.device | str = "cpu") -> dict[int
     paths = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
     if not paths:
         raise invalid("run_dir", str(folder), "a run that kept its way", "Train it with snapshots=True.")
-    return {int(path.stem): load_params(path, device) for path in paths}
-
-
-def save_params(path: Path, params: Params) -> None:
-    with atomic(path) as file:
-        metadata = {"names": json.dumps(list(params))}
-        save_file({name: value.contiguous().cpu() for name, value in params.items()}, file, metadata)
-
-
-def load_params(path: Path, device: torch.device | str = "cpu") -> Params:
-    """The parameters of one file, in their order. Raises ValueError, naming the file, for a damaged one."""
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            return {name: file.get_tensor(name) for name in json.loads(file.metadata()["names"])}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from None
+    return {int(path.stem): checkpoint.load_params(path, device) for path in paths}
 
 
 def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None:
@@ -186,29 +165,7 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
     data  the identity of each split that it was trained on
     """
     metrics.append(folder / METRICS, state.rows)
-    tensors = {"generator": state.generator_state}
-    members = [(f"leader{i}", leader.params) for i, leader in enumerate(state.leaders)]
-    for group, params in (("params", state.params), ("best", state.best), *members):
-        tensors |= {f"{group}/{name}": value for name, value in params.items()}
-    for name, moments in state.moments.items():
-        tensors |= {f"{key}/{name}": value for key, value in moments.items()}
-    figures = {
-        "iteration": state.iteration,
-        "best_iteration": state.best_iteration,
-        "best_score": state.best_score,
-        "seconds": state.seconds,
-        "leaders": [[leader.iteration, leader.score] for leader in state.leaders],
-        "sessions": state.sessions,
-        "data": dict(data),
-        "names": list(state.params),
-    }
-    with atomic(folder / CHECKPOINT) as file:
-        # Clones: the parameters and, before the first validation, the best ones are the same memory.
-        save_file(
-            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
-            file,
-            metadata={"state": json.dumps(figures)},
-        )
+    checkpoint.save_state(folder / CHECKPOINT, state, data)
 
 
 def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
@@ -226,49 +183,7 @@ def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> T
 def read_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
     """What `load_state` gives, without rows; nothing is written."""
     path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            figures = json.loads(file.metadata()["state"])
-            names, trained_on = figures["names"], figures["data"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a dict
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it to begin the run again, or restore a copy.") from None
-    changed = [split for split in data if trained_on[split] != data[split]]
-    if changed:
-        raise invalid(
-            "run_dir",
-            str(folder),
-            f"the folder of a run on the same data ({' and '.join(changed)} changed since it was begun)",
-            "Choose another run_dir, or set overwrite=True to replace that run.",
-        )
-
-    def moments(name: str) -> Params:
-        """Of one parameter, none before the first update; Adam keeps its step count on the CPU."""
-        found = {
-            key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
-        }
-        return {key: value if key == "step" else value.to(device) for key, value in found.items()}
-
-    def group(key: str) -> Params:
-        return {name: tensors[f"{key}/{name}"].to(device) for name in names}
-
-    return TrainState(
-        params=group("params"),
-        best=group("best"),
-        moments={name: moments(name) for name in names},
-        generator_state=tensors["generator"],
-        iteration=figures["iteration"],
-        best_iteration=figures["best_iteration"],
-        best_score=figures["best_score"],
-        seconds=figures["seconds"],
-        leaders=[
-            Ranked(iteration, score, group(f"leader{i}"))
-            for i, (iteration, score) in enumerate(figures.get("leaders", []))  # none before there were ensembles
-        ],
-        sessions=figures.get("sessions", [unknown_session()]),  # none before they were kept
-    )
+    return checkpoint.load_state(path, data, device) if path.exists() else None
 
 
 def write_scores(folder: Path, best: Sequence[float], last: Sequence[float]) -> None:

@@ -15,6 +15,7 @@ import ranks
 import torch
 from cases import equal
 from helpers import SmallNet, easy_split
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sharp_maml_core import UserError, build_learner, distributed, evaluate, metrics, rundir
@@ -214,5 +215,5 @@ def test_two_processes_are_not_put_on_one_gpu(device: str, allowed: str, monkeyp
 
 
 def iteration(checkpoint: Path) -> int:
-    with rundir.safe_open(checkpoint, framework="pt") as file:
+    with safe_open(checkpoint, framework="pt") as file:
         return json.loads(file.metadata()["state"])["iteration"]

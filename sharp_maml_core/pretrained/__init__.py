@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import rundir
+from ..checkpoint import load_params, save_params
 from ..checks import check, one_of
 from ..config import Config, config_from
 from ..errors import invalid
@@ -52,7 +53,7 @@ def load(
 ) -> Pretrained:
     """One of `names()`. Raises UserError, with what there is, for another name."""
     check("name", name, one_of(*(path.stem for path in sorted(folder.glob("*.safetensors")))))
-    params = rundir.load_params(folder / f"{name}.safetensors", device)
+    params = load_params(folder / f"{name}.safetensors", device)
     result = json.loads((folder / f"{name}.json").read_text())
     config = config_from(result["config"] | {"device": str(device)})
     return Pretrained(name, config, {key: value.to(dtype) for key, value in params.items()}, result)
@@ -71,7 +72,7 @@ def keep(run: str | Path, name: str, folder: Path = HERE) -> None:
     if config.feature_length > 0:
         raise invalid("feature_length", config.feature_length, "0: what is kept is a plain Conv4")
     params = rundir.load_model(Path(run))
-    rundir.save_params(folder / f"{name}.safetensors", {key: value.half() for key, value in params.items()})
+    save_params(folder / f"{name}.safetensors", {key: value.half() for key, value in params.items()})
     write_json(folder / f"{name}.json", result)
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from torch.func import functional_call
 
 from sharp_maml_core import Config, build_learner
+from sharp_maml_core.checkpoint import load_params, save_params
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.models import Conv4, FilmConv4, model_for_images
-from sharp_maml_core.rundir import load_params, save_params
 
 OFF = {"alpha_low": 0.0, "alpha_up": 0.0}
 FILM = "features.2.context"

@@ -23,10 +23,10 @@ from reference import conv4, epsilon, tanh_net
 from torch import nn
 
 from sharp_maml_core import Episode, build_learner
+from sharp_maml_core.checkpoint import load_params, save_params
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.learners.matching import LABELS, LOG_SCALE, SUPPORT, log_attention
 from sharp_maml_core.models import Conv4, OfLength
-from sharp_maml_core.rundir import load_params, save_params
 
 EPISODE = classification()
 CASES = {

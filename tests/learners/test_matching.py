@@ -211,10 +211,11 @@ def test_one_step_of_maml_from_a_head_of_zero_is_matching_with_a_scale(task_map)
         setting("maml", inner_lr=rate, inner_steps=1, n_way=n_way, zero_head=True, task_map=task_map), model
     )
     features = {name: value for name, value in params.items() if name != LOG_SCALE}
-    log_start = {
-        "features.5.log_length": torch.tensor(math.log(length), dtype=torch.float64)
-    }  # not in single precision
-    grads, metrics = maml.gradient(maml.init(seeded(1)) | features | log_start, episode)
+    start_of_maml = maml.init(seeded(1)) | features
+    start_of_maml["features.5.log_length"] = torch.tensor(
+        math.log(length), dtype=torch.float64
+    )  # not rounded to single
+    grads, metrics = maml.gradient(start_of_maml, episode)
     heads = {name: grads.pop(name) for name in ("head.weight", "head.bias")}
     assert not any(value.any() for value in heads.values())
     log_length = grads.pop("features.5.log_length")

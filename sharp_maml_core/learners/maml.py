@@ -24,6 +24,7 @@ from ..params import Params, select
 from ..sharpness import is_off
 from .common import kept_graphs, mean_gradient, outer_gradient, precision_of, task_metrics, trial
 from .learner import Learner, Loss
+from .zero_head import gradient_from_zero_head, moves_the_head_alone, without_head
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,15 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             return name.startswith(HEAD)
         return config.adapt_norm or name not in network.norm_names
 
+    def started(params: Params) -> Params:
+        return without_head(params) if config.zero_head else params
+
     def check_model(params: Params, x: Tensor) -> None:
-        if kind.head_only:
+        if kind.head_only or config.zero_head:
             network.check_parts(params, x)
 
     def check_split(split: Split) -> None:  # now: in a stack `vmap` hides what `check_model` looks at
-        if kind.head_only:
+        if kind.head_only or config.zero_head:
             network.check_parts(*trial(config, network, split))
 
     def once(
@@ -98,10 +102,14 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
     ) -> MetaGradient:
         def one_task(task: Episode, looks: list[Look], masks: Params) -> tuple[Params, Metrics, list[Look]]:
             problem, fast, context, pull_back = decompose(network, loss, params, adapted, task, config.query_precision)
-            outcome = task_gradient(rule, problem, fast, context, looks, _per_step(masks, rule), kept_graphs(task))
-            grads = _but_the_head(pull_back(outcome.fast_gradient, outcome.context_gradient), config)
+            if config.zero_head and moves_the_head_alone(rule) and not kind.head_only:
+                outcome = gradient_from_zero_head(rule, network, loss, task, problem, fast, context)
+            else:
+                outcome = task_gradient(rule, problem, fast, context, looks, _per_step(masks, rule), kept_graphs(task))
+            grads = started(pull_back(outcome.fast_gradient, outcome.context_gradient))
             return grads, task_metrics(outcome.query_loss, outcome.outputs, task.query_y), outcome.looks
 
+        params = started(params)
         check_model(params, episode.support_x[0])
         masks = _random_weights(rule, select(params, adapted), episode.n_tasks, generator)
         return mean_gradient(config, one_task, episode, looks or [], masks)
@@ -114,6 +122,7 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
     )
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
+        params = started(params)
         check_model(params, support_x)
         task = Episode(support_x, support_y, support_x[:0], support_y[:0])
         with torch.inference_mode(False):
@@ -123,28 +132,12 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             return params | adapt(test_rule, problem, fast, context, _per_step(masks, test_rule))
 
     return Learner(
-        init=lambda generator: _but_the_head(network.init(generator, config.torch_dtype, config.torch_device), config),
+        init=lambda generator: started(network.init(generator, config.torch_dtype, config.torch_device)),
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,
         check_split=check_split,
     )
-
-
-def _but_the_head(params: Params, config: Config) -> Params:
-    """Meta-parameters, or their gradient, with zeros for the head's where `config.zero_head` has it start from there.
-
-    All classes of a task are then alike before its first step, which moves the head alone. On unit features of length
-    s, with one image x_n a class, a step of rate beta makes logits that are, but for a number that all classes share,
-
-        beta s^2 / N * cos(phi(x), phi(x_n))
-
-    Those are the logits of Matching Networks with the scale beta s^2 / N, and the meta-gradient is theirs, second
-    derivatives and all; from the second step on the features adapt too. Kao et al. 2022 (the zeroing trick).
-    """
-    if not config.zero_head:
-        return params
-    return {name: torch.zeros_like(value) if name.startswith(HEAD) else value for name, value in params.items()}
 
 
 def _inner_rule(config: Config, kind: Kind, at_test: bool = False) -> InnerRule:

@@ -64,11 +64,12 @@ def work(config: Config) -> float:
     A gradient is three forward passes; a product with a Hessian is two gradients. A step of the inner loop takes a
     gradient, one more for the lower perturbation, and a product on the way back; the upper one does all of it twice.
     """
-    support, query = config.n_way * config.k_shot, config.n_way * config.n_query
+    support, query = config.way_of_training * config.k_shot, config.way_of_training * config.n_query
     lower = config.variant in ("low", "both", "low-anil", "e-low", "e-low-anil") and config.alpha_low > 0
     upper = config.variant not in ("maml", "fomaml", "low", "anil", "low-anil", "e-low", "e-low-anil")
     step = 3 + 3 * lower + (0 if config.variant == "fomaml" else 6)
-    passes = config.n_tasks * (config.inner_steps * step * support + 3 * query)
+    spared = 6 if config.zero_head and not lower and config.variant != "fomaml" else 0  # the first step's Hessian
+    passes = config.n_tasks * ((config.inner_steps * step - spared) * support + 3 * query)
     return passes * (2 if upper and config.alpha_up > 0 else 1) * image(config)
 
 

@@ -172,6 +172,12 @@ class Config:
         "glyphs", "glyphs, omniglot, miniimagenet, cifar-fs, fc100, sinusoid, or a folder of images", NOT_EMPTY
     )
     n_way: int = setting(5, "classes of a task, N", at_least(2), "Section 5.1")
+    train_way: int = setting(
+        0,
+        "classes of a training task; 0: n_way, as it must be where a head is learned that has a row for each",
+        Allowed("0, or at least 2", lambda value: value == 0 or value >= 2),
+        "Snell et al. 2017: 60 for 20-way tests",
+    )
     k_shot: int = setting(1, "support images of a class, K", at_least(1), "Section 5.1")
     n_query: int = setting(15, "query images of a class", at_least(1), "Section 5.1")
     n_tasks: int = setting(4, "tasks of a meta-iteration, M", at_least(1), "released README")
@@ -231,7 +237,18 @@ class Config:
             raise invalid("downsampling", "stride", "pool with variant cavia, whose block with a context pools")
         if self.zero_head and self.variant not in FAMILY:
             raise invalid("zero_head", True, f"false with variant {self.variant}: it is for {', '.join(FAMILY)}")
+        if self.train_way and not (self.zero_head or self.variant == "matching"):
+            raise invalid(
+                "train_way",
+                self.train_way,
+                f"0 with variant {self.variant}, whose head is learned and has a row for each of n_way classes",
+                "Set zero_head, or choose matching.",
+            )
         self.torch_device  # noqa: B018  a device that is not there is an error now, not after the data are loaded
+
+    @property
+    def way_of_training(self) -> int:
+        return self.train_way or self.n_way
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -61,9 +61,13 @@ class Network:
         )
 
     @property
+    def shapes(self) -> dict[str, torch.Size]:
+        return {name: value.shape for name, value in self._module.named_parameters()}
+
+    @property
     def context_shapes(self) -> dict[str, torch.Size]:
         """Names and shapes of all parameters called `context`."""
-        return {name: value.shape for name, value in self._module.named_parameters() if name.split(".")[-1] == CONTEXT}
+        return {name: shape for name, shape in self.shapes.items() if name.split(".")[-1] == CONTEXT}
 
     def init(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Params:
         """Fresh parameters by each layer's own rule; layers without a rule (`reset_parameters`) keep their values."""

@@ -31,7 +31,7 @@ from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
 from .results import now, provenance, session
-from .train import TrainState, fresh_state, meta_train
+from .train import TrainState, check_training_split, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
 LIBRARIES = ("cuDNN error", "CUDA error")
@@ -72,8 +72,10 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
 
     splits = distributed.after_first(load)
     for name, split in splits.items():
-        rotations = config.rotations and name == "train"
-        check_split(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=rotations)
+        if name == "train":
+            check_training_split(config, split)
+        else:
+            check_split(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query)
     return Experiment(config, splits, learner_for(config, splits["train"], model, loss))
 
 

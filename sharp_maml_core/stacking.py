@@ -144,7 +144,7 @@ class Stack:
             episodes.append(
                 sample_episodes(
                     train,
-                    n_way=run.config.n_way,
+                    n_way=run.config.way_of_training,
                     k_shot=run.config.k_shot,
                     n_query=run.config.n_query,
                     n_tasks=run.config.n_tasks,

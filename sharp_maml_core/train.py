@@ -63,6 +63,18 @@ class TrainState:
     sessions: list[dict[str, Any]] = field(default_factory=list)
 
 
+def check_training_split(config: Config, train: Split) -> None:
+    """Raise UserError if the tasks of the training cannot be drawn from the split."""
+    check_split(
+        train,
+        n_way=config.way_of_training,
+        k_shot=config.k_shot,
+        n_query=config.n_query,
+        rotations=config.rotations,
+        way_is="train_way" if config.train_way else "n_way",
+    )
+
+
 def fresh_state(learner: Learner, config: Config) -> TrainState:
     """The state before the first iteration: parameters and tasks follow from `config.seed`."""
     params = learner.init(torch.Generator().manual_seed(config.seed))
@@ -91,7 +103,7 @@ def meta_train(
     KeyboardInterrupt, after a checkpoint, when interrupted or asked to terminate. The iteration at hand is finished
     first; a second Ctrl-C does not wait.
     """
-    check_split(train, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, rotations=config.rotations)
+    check_training_split(config, train)
     check_split(val, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query)
     learner.check_split(train)
     distributed.check_tasks(config.n_tasks)
@@ -114,7 +126,7 @@ def meta_train(
             start = time.perf_counter()
             episode = sample_episodes(
                 train,
-                n_way=config.n_way,
+                n_way=config.way_of_training,
                 k_shot=config.k_shot,
                 n_query=config.n_query,
                 n_tasks=config.n_tasks,

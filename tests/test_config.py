@@ -36,7 +36,7 @@ LOWEST = {
     "n_tasks": (1, 0), "filters": (1, 0), "iterations": (1, 0), "eval_every": (1, 0), "val_tasks": (2, 1),
     "eval_tasks": (2, 1), "seed": (0, -1), "eval_seed": (0, -1), "checkpoint_every": (1, 0), "task_chunk": (0, -1),
     "matching_scale": (1e-12, 0.0), "reptile_batch": (0, -1), "cavia_context": (0, -1),
-    "feature_length": (0.0, -1e-12),
+    "feature_length": (0.0, -1e-12), "train_way": (0, -1),
 }  # fmt: skip
 
 
@@ -148,6 +148,15 @@ def test_a_head_of_zero_is_for_the_papers_methods():
         assert Config(variant=variant, zero_head=True).zero_head
     with pytest.raises(UserError, match=r"^zero_head=True is not allowed: it must be false with variant cavia"):
         Config(variant="cavia", zero_head=True)
+
+
+def test_only_tasks_without_a_learned_head_may_have_other_classes_in_training():
+    assert Config("maml", zero_head=True, train_way=2).way_of_training == 2
+    assert Config("matching", train_way=60).way_of_training == 60
+    assert Config("maml", n_way=7).way_of_training == 7
+    refused("train_way", 1)
+    with pytest.raises(UserError, match=r"^train_way=60 is not allowed: it must be 0 with variant both, whose head is"):
+        Config("both", train_way=60)
 
 
 @pytest.mark.parametrize("name", ["dataset", "device"])

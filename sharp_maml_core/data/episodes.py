@@ -69,15 +69,20 @@ def n_classes(split: ImageSplit, rotations: bool = False) -> int:
     return len(split.images) * (QUARTER_TURNS if rotations else 1)
 
 
-def check_split(split: Split, *, n_way: int, k_shot: int, n_query: int, rotations: bool = False) -> None:
-    """Raise UserError if tasks of this kind cannot be drawn from the split."""
+def check_split(
+    split: Split, *, n_way: int, k_shot: int, n_query: int, rotations: bool = False, way_is: str = "n_way"
+) -> None:
+    """Raise UserError if tasks of this kind cannot be drawn from the split.
+
+    way_is  what the setting is called that says how many classes a task has
+    """
     if isinstance(split, RegressionSplit):
         n_points = split.inputs.shape[1]
         if k_shot + n_query > n_points:
             raise invalid("k_shot + n_query", k_shot + n_query, f"at most {n_points}, the points of a task")
         return
     if n_way > n_classes(split, rotations):
-        raise invalid("n_way", n_way, f"at most {n_classes(split, rotations)}, the classes of {split.name}")
+        raise invalid(way_is, n_way, f"at most {n_classes(split, rotations)}, the classes of {split.name}")
     fewest = int(split.counts.min())
     if k_shot + n_query > fewest:
         poorest = split.class_names[int(split.counts.argmin())]

@@ -24,7 +24,7 @@ from ..params import Params, select
 from ..sharpness import is_off
 from .common import kept_graphs, mean_gradient, outer_gradient, precision_of, task_metrics, trial
 from .learner import Learner, Loss
-from .zero_head import gradient_from_zero_head, moves_the_head_alone, without_head
+from .zero_head import check_rows, classes_of, gradient_from_zero_head, moves_the_head_alone, rule_for, started
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,14 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             "false: this model has no submodules `features` and `head`",
             "Compose the model as head(features(x)).",
         )
+    if config.train_way:
+        check_rows(network, config)
     decompose = _head_only if kind.head_only else whole_network
 
     def adapted(name: str) -> bool:
         if kind.head_only:
             return name.startswith(HEAD)
         return config.adapt_norm or name not in network.norm_names
-
-    def started(params: Params) -> Params:
-        return without_head(params) if config.zero_head else params
 
     def check_model(params: Params, x: Tensor) -> None:
         if kind.head_only or config.zero_head:
@@ -100,16 +99,19 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None
     ) -> MetaGradient:
+        n_classes = classes_of(config, episode.support_y)
+        here = rule_for(config, rule, n_classes)
+
         def one_task(task: Episode, looks: list[Look], masks: Params) -> tuple[Params, Metrics, list[Look]]:
             problem, fast, context, pull_back = decompose(network, loss, params, adapted, task, config.query_precision)
             if config.zero_head and moves_the_head_alone(rule) and not kind.head_only:
-                outcome = gradient_from_zero_head(rule, network, loss, task, problem, fast, context)
+                outcome = gradient_from_zero_head(here, network, loss, task, problem, fast, context)
             else:
-                outcome = task_gradient(rule, problem, fast, context, looks, _per_step(masks, rule), kept_graphs(task))
-            grads = started(pull_back(outcome.fast_gradient, outcome.context_gradient))
+                outcome = task_gradient(here, problem, fast, context, looks, _per_step(masks, rule), kept_graphs(task))
+            grads = started(config, pull_back(outcome.fast_gradient, outcome.context_gradient), config.n_way)
             return grads, task_metrics(outcome.query_loss, outcome.outputs, task.query_y), outcome.looks
 
-        params = started(params)
+        params = started(config, params, n_classes)
         check_model(params, episode.support_x[0])
         masks = _random_weights(rule, select(params, adapted), episode.n_tasks, generator)
         return mean_gradient(config, one_task, episode, looks or [], masks)
@@ -122,17 +124,21 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
     )
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
-        params = started(params)
+        n_classes = classes_of(config, support_y)
+        params = started(config, params, n_classes)
         check_model(params, support_x)
         task = Episode(support_x, support_y, support_x[:0], support_y[:0])
         with torch.inference_mode(False):
             problem, fast, context, _ = decompose(network, loss, params, adapted, task, "full")
             masks = _random_weights(test_rule, fast, 1, None)
             masks = {name: value[0] for name, value in masks.items()}
-            return params | adapt(test_rule, problem, fast, context, _per_step(masks, test_rule))
+            here = rule_for(config, test_rule, n_classes)
+            return params | adapt(here, problem, fast, context, _per_step(masks, test_rule))
 
     return Learner(
-        init=lambda generator: started(network.init(generator, config.torch_dtype, config.torch_device)),
+        init=lambda generator: started(
+            config, network.init(generator, config.torch_dtype, config.torch_device), config.n_way
+        ),
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,

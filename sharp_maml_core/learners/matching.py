@@ -65,9 +65,12 @@ def matching(config: Config, network: Network, loss: Loss) -> Learner:
         return select(params, lambda name: name.startswith(FEATURES)) | {LOG_SCALE: scale}
 
     def adapt(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
-        _check_classes(support_y, config.n_way)
+        return among(config.n_way, params, support_x, support_y)
+
+    def among(n_classes: int, params: Params, support_x: Tensor, support_y: Tensor) -> Params:
+        _check_classes(support_y, n_classes)
         embeddings = _unit(network.features(params, support_x))
-        labels = support_y[:, None] == torch.arange(config.n_way, device=support_y.device)
+        labels = support_y[:, None] == torch.arange(n_classes, device=support_y.device)
         return params | {SUPPORT: embeddings, LABELS: labels.to(embeddings.dtype)}
 
     def predict(fast: Params, query_x: Tensor, precision: str = "full") -> Tensor:
@@ -81,7 +84,8 @@ def matching(config: Config, network: Network, loss: Loss) -> Learner:
     ) -> MetaGradient:
         def one_task(task: Episode) -> tuple[Params, Metrics]:
             def query_loss(params: Params) -> tuple[Tensor, Tensor]:
-                outputs = predict(adapt(params, task.support_x, task.support_y), task.query_x, config.query_precision)
+                fast = among(config.way_of_training, params, task.support_x, task.support_y)
+                outputs = predict(fast, task.query_x, config.query_precision)
                 return loss(outputs, task.query_y), outputs
 
             (grads,), (value, outputs) = value_and_gradients(query_loss, params)

@@ -15,6 +15,10 @@ that all classes share,
 
 Those are the logits of Matching Networks with the scale beta s^2 / N, and the meta-gradient is theirs, second
 derivatives and all; from the second step on the features adapt too.
+
+Such a head has as many rows as a task has classes. Training tasks may therefore have more of them than test tasks
+(`train_way`; Snell et al. 2017), which is harder and teaches more. A task of M classes is taken with the rate
+inner_lr * M / n_way, because the support loss is a mean: each row, and so each logit, moves as far as in one of n_way.
 """
 
 from __future__ import annotations
@@ -22,10 +26,13 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
 
 from ..adapt import InnerRule, Outcome, Problem, task_gradient
+from ..config import Config
 from ..derivatives import gradient, vjp
 from ..episode import Episode
+from ..errors import invalid
 from ..network import HEAD, Network
 from ..params import Params, add_scaled, scaled, select
 from ..sharpness import is_off
@@ -33,9 +40,42 @@ from .common import kept_graphs
 from .learner import Loss
 
 
-def without_head(params: Params) -> Params:
-    """Parameters, or their gradient, with zeros for the head's."""
-    return {name: torch.zeros_like(value) if _in_head(name) else value for name, value in params.items()}
+def without_head(params: Params, n_classes: int | None = None) -> Params:
+    """Parameters, or their gradient, with zeros for the head's, if given a number of classes with a row for each."""
+
+    def zeros(value: Tensor) -> Tensor:
+        return torch.zeros_like(value) if n_classes is None else value.new_zeros(n_classes, *value.shape[1:])
+
+    return {name: zeros(value) if _in_head(name) else value for name, value in params.items()}
+
+
+def started(config: Config, params: Params, n_classes: int) -> Params:
+    """Where a task of n classes starts from."""
+    if not config.zero_head:
+        return params
+    return without_head(params, n_classes if config.train_way else None)
+
+
+def classes_of(config: Config, support_y: Tensor) -> int:
+    """How many classes a task has by its support labels [..., N*K]: n_way, but where training takes another number."""
+    return support_y.shape[-1] // config.k_shot if config.train_way else config.n_way
+
+
+def rule_for(config: Config, rule: InnerRule, n_classes: int) -> InnerRule:
+    """The rule of a task of n classes."""
+    return dataclasses.replace(rule, inner_lr=rule.inner_lr * (n_classes / config.n_way))
+
+
+def check_rows(network: Network, config: Config) -> None:
+    """Raise UserError unless each tensor of the head has a row for each class, so that there can be other classes."""
+    for name, shape in network.shapes.items():
+        if _in_head(name) and (not shape or shape[0] != config.n_way):
+            raise invalid(
+                "train_way",
+                config.train_way,
+                f"0: this model's {name} is of shape {tuple(shape)}, and not of n_way={config.n_way} rows",
+                "Make the head one linear layer.",
+            )
 
 
 def moves_the_head_alone(rule: InnerRule) -> bool:

@@ -316,17 +316,6 @@ def test_the_first_step_from_a_head_of_zero_moves_the_head_alone():
         assert fast["head.weight"].any()
 
 
-@pytest.mark.parametrize("variant", FAMILY)
-def test_what_a_head_holds_that_starts_from_zero_does_not_matter(variant):
-    learner = build_learner(setting(variant, zero_head=True), MODEL)
-    params = learner.init(seeded(1))
-    other = params | {name: value + 1 for name, value in params.items() if name.startswith("head.")}
-    one, another = (learner.gradient(point, EPISODE, seeded(2))[0] for point in (params, other))
-    adapted = (learner.adapt(point, EPISODE.support_x[0], EPISODE.support_y[0]) for point in (params, other))
-    assert all(torch.equal(value, another[name]) for name, value in one.items())
-    assert all(torch.equal(*pair) for pair in zip(*(fast.values() for fast in adapted), strict=True))
-
-
 def test_a_model_without_a_head_cannot_have_one_of_zero():
     with pytest.raises(
         UserError, match=r"^zero_head=True is not allowed: it must be false: this model has no submodules"

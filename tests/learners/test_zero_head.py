@@ -1,0 +1,126 @@
+"""A head that starts every task from zero: what it holds, what a step of it costs, and tasks of other sizes."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from cases import TanhNet, classification, equal, seeded, setting
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sharp_maml_core import Config, build_learner, run_experiment, sample_episodes
+from sharp_maml_core.config import FAMILY
+from sharp_maml_core.errors import UserError
+from sharp_maml_core.learners import Learner
+from sharp_maml_core.models import MLP, Conv4
+from sharp_maml_core.network import FEATURES, HEAD
+from sharp_maml_core.params import Params, select
+
+N_WAY, TRAIN_WAY = 3, 5
+MORE = classification(n_way=TRAIN_WAY)
+"""A task with more classes than those of the test."""
+
+
+def zero_head(variant: str, n_way: int = N_WAY, **changes: object) -> Learner:
+    return build_learner(setting(variant, n_way=n_way, k_shot=2, zero_head=True, **changes), TanhNet(d_out=n_way))
+
+
+def parts(params: Params) -> tuple[Params, Params]:
+    """Features and head."""
+    return select(params, lambda name: name.startswith(FEATURES)), select(params, lambda name: name.startswith(HEAD))
+
+
+@pytest.mark.parametrize("task_map", ["loop", "vmap"])
+@pytest.mark.parametrize("inner_steps", [1, 3])
+@pytest.mark.parametrize("variant", FAMILY)
+def test_a_training_task_of_more_classes_is_as_if_all_tasks_had_them(variant, inner_steps, task_map):
+    """The same as with n_way of that many, and the rate in proportion."""
+    same = {"inner_steps": inner_steps, "task_map": task_map}
+    mixed = zero_head(variant, train_way=TRAIN_WAY, inner_lr=0.3, **same)
+    whole = zero_head(variant, TRAIN_WAY, inner_lr=0.3 * (TRAIN_WAY / N_WAY), **same)
+    features, head = parts(mixed.init(seeded(1)))
+    _, longer_head = parts(whole.init(seeded(1)))
+    grads, metrics = mixed.gradient(features | head, MORE, seeded(2))
+    expected, reported = whole.gradient(features | longer_head, MORE, seeded(2))
+    by_features, by_head = parts(grads)
+    assert equal(by_head, head)
+    assert equal(by_features, parts(expected)[0])
+    assert equal(metrics, reported)
+
+
+@pytest.mark.parametrize("variant", FAMILY)
+def test_a_test_task_is_of_n_way_classes_however_many_training_has(variant):
+    params, task = zero_head(variant).init(seeded(1)), classification(n_way=N_WAY)
+    one, other = (
+        (learner.adapt(params, task.support_x[0], task.support_y[0]), learner.gradient(params, task, seeded(2))[0])
+        for learner in (zero_head(variant), zero_head(variant, train_way=TRAIN_WAY))
+    )
+    assert one[0]["head.weight"].shape == (N_WAY, 6)
+    assert equal(one[0], other[0])
+    assert equal(one[1], other[1])
+
+
+def test_what_a_head_holds_does_not_matter():
+    task = classification(n_way=N_WAY)
+    for variant in FAMILY:
+        learner = zero_head(variant)
+        params = learner.init(seeded(1))
+        other = params | {name: value + 1 for name, value in parts(params)[1].items()}
+        one, another = (learner.gradient(point, task, seeded(2))[0] for point in (params, other))
+        assert equal(one, another), variant
+        one, another = (learner.adapt(point, task.support_x[0], task.support_y[0]) for point in (params, other))
+        assert equal(one, another), variant
+
+
+def test_one_step_costs_what_matching_does():
+    """Convolutions forwards and backwards, once for each set: their Hessian is zero there, and is not computed."""
+    episode = classification((1, 16, 16), k_shot=1)
+    model = Conv4((1, 16, 16), N_WAY, 4)
+
+    def convolutions(variant: str, **changes: object) -> int:
+        learner = build_learner(setting(variant, inner_steps=1, n_way=N_WAY, k_shot=1, **changes), model)
+        params = learner.init(seeded(1))
+        learner.gradient(params, episode)  # the first time the model is looked at
+        with FlopCounterMode(display=False) as counter:
+            learner.gradient(params, episode)
+        return sum(count for op, count in counter.get_flop_counts()["Global"].items() if "conv" in str(op))
+
+    expected = convolutions("matching", alpha_low=0.0, alpha_up=0.0)
+    assert convolutions("maml", zero_head=True) == expected > 0
+    assert convolutions("maml") > 1.4 * expected
+
+
+def test_a_head_without_a_row_for_each_class_cannot_have_more():
+    deep = TanhNet()
+    deep.head = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, N_WAY))
+    for model, name in ((deep, "head.0.weight"), (MLP(5, 2), "head.weight")):
+        rows = 4 if model is deep else 2
+        with pytest.raises(UserError, match=rf"^train_way=5 is not allowed: it must be 0: this model's {name} is of "):
+            build_learner(setting("maml", n_way=N_WAY, zero_head=True, train_way=TRAIN_WAY), model)
+        learner = build_learner(setting("maml", n_way=N_WAY, zero_head=True), model)
+        assert learner.init(seeded(1))[name].shape[0] == rows
+
+
+def test_a_run_trains_with_more_classes_than_it_is_tested_with(tmp_path, monkeypatch):
+    drawn = []
+
+    def sample(*args, n_way, **more):
+        drawn.append(n_way)
+        return sample_episodes(*args, n_way=n_way, **more)
+
+    for name in ("train", "evaluate"):
+        monkeypatch.setattr(sys.modules[f"sharp_maml_core.{name}"], "sample_episodes", sample)
+    settings = {"n_way": 3, "train_way": 6, "n_query": 2, "iterations": 2, "eval_every": 2, "val_tasks": 2}
+    for variant, more in (("maml", {"zero_head": True}), ("matching", {})):
+        drawn.clear()
+        config = Config(variant, **settings, **more, eval_tasks=2, filters=4, device="cpu")
+        run_experiment(config, tmp_path / variant, progress=False)
+        assert drawn[:2] == [6, 6]
+        assert set(drawn[2:]) == {3}
+
+
+def test_more_classes_than_there_are_is_said_of_the_setting_that_asked_for_them(tmp_path):
+    with pytest.raises(UserError, match=r"^train_way=9999 is not allowed: it must be at most "):
+        run_experiment(Config("matching", train_way=9999, device="cpu"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

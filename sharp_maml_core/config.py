@@ -184,6 +184,13 @@ class Config:
     rotations: bool = setting(
         False, "turned by 90, 180, 270 degrees, a training class makes three more", EITHER, "Finn"
     )
+    rotations_of: str = setting(
+        "classes",
+        "what rotations turn: classes, each by itself; tasks, as a whole: no two classes differ by their turn alone, "
+        "as in tests, which is harder",
+        one_of("classes", "tasks"),
+        "classes: Finn",
+    )
     data_root: str = setting("", "folder of the data sets; empty: $SHARP_MAML_DATA, else the user's cache", ANYTHING)
     download: bool = setting(False, "fetch a missing data set through Torchmeta", EITHER)
     filters: int = setting(64, "filters of each convolution", at_least(1), "Section 5.1")

@@ -150,6 +150,7 @@ class Stack:
                     n_tasks=run.config.n_tasks,
                     generator=generator,
                     rotations=run.config.rotations,
+                    rotations_of=run.config.rotations_of,
                     dtype=run.config.torch_dtype,
                 )
             )

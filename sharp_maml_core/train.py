@@ -71,6 +71,7 @@ def check_training_split(config: Config, train: Split) -> None:
         k_shot=config.k_shot,
         n_query=config.n_query,
         rotations=config.rotations,
+        rotations_of=config.rotations_of,
         way_is="train_way" if config.train_way else "n_way",
     )
 
@@ -132,6 +133,7 @@ def meta_train(
                 n_tasks=config.n_tasks,
                 generator=generator,
                 rotations=config.rotations,
+                rotations_of=config.rotations_of,
                 labels=learner.labels,
                 dtype=config.torch_dtype,
             )

@@ -24,6 +24,7 @@ CHOICES = {
     "dtype": ["float32", "float64"],
     "query_precision": ["full", "bfloat16"],
     "task_map": ["auto", "loop", "vmap"],
+    "rotations_of": ["classes", "tasks"],
 }
 # The smallest value that is allowed, and the next one below it that is not.
 LOWEST = {

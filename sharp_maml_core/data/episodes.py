@@ -15,6 +15,7 @@ from ..errors import invalid
 from .split import ImageSplit, RegressionSplit, Split
 
 QUARTER_TURNS = 4
+TURNED = one_of("classes", "tasks")
 
 
 def sample_episodes(
@@ -26,25 +27,30 @@ def sample_episodes(
     n_tasks: int,
     generator: torch.Generator,
     rotations: bool = False,
+    rotations_of: str = "classes",
     labels: str = "task",
     dtype: torch.dtype = torch.float32,
 ) -> Episode:
     """Draw tasks: distinct classes of each task, then distinct instances of each class, all uniform.
 
-    rotations  take each class four times, turned by 0, 90, 180 and 270 degrees
-    labels     "task": the classes of a task are 0 to N-1, in random order; "split": class c of the C of the split, with
-               t quarter turns, is c + C * t in every task, below `n_classes`
+    rotations     take each class four times, turned by 0, 90, 180 and 270 degrees
+    rotations_of  "classes": the four are four classes, of which a task has any; "tasks": a task is turned as a whole
+    labels        "task": the classes of a task are 0 to N-1, in random order; "split": class c of the C of the split,
+                  with t quarter turns, is c + C * t in every task, below `n_classes`
 
     Pixels are divided by 255. Images lie in memory channels last, which convolutions on CPU like best. For a
     RegressionSplit a task is one function, with k_shot support and n_query query points; n_way is not used.
 
     Raises UserError if the split has too few classes, instances or points.
     """
-    check_split(split, n_way=n_way, k_shot=k_shot, n_query=n_query, rotations=rotations)
+    check_split(split, n_way=n_way, k_shot=k_shot, n_query=n_query, rotations=rotations, rotations_of=rotations_of)
     check("labels", labels, one_of("task", "split"))
     if isinstance(split, RegressionSplit):
         return _regression(split, k_shot, n_query, n_tasks, generator, dtype)
-    drawn = _distinct((n_tasks,), n_classes(split, rotations), n_way, generator)  # [T, N]
+    drawn = _distinct((n_tasks,), n_classes(split, rotations and rotations_of == "classes"), n_way, generator)  # [T, N]
+    if rotations and rotations_of == "tasks":
+        turn = torch.randint(QUARTER_TURNS, (n_tasks, 1), generator=generator, device=generator.device)
+        drawn = drawn + len(split.images) * turn
     classes, turns = drawn % len(split.images), drawn // len(split.images)
     instances = _distinct(
         (n_tasks, n_way), split.images.shape[1], k_shot + n_query, generator, split.counts[classes.cpu()]
@@ -70,7 +76,14 @@ def n_classes(split: ImageSplit, rotations: bool = False) -> int:
 
 
 def check_split(
-    split: Split, *, n_way: int, k_shot: int, n_query: int, rotations: bool = False, way_is: str = "n_way"
+    split: Split,
+    *,
+    n_way: int,
+    k_shot: int,
+    n_query: int,
+    rotations: bool = False,
+    rotations_of: str = "classes",
+    way_is: str = "n_way",
 ) -> None:
     """Raise UserError if tasks of this kind cannot be drawn from the split.
 
@@ -81,8 +94,10 @@ def check_split(
         if k_shot + n_query > n_points:
             raise invalid("k_shot + n_query", k_shot + n_query, f"at most {n_points}, the points of a task")
         return
-    if n_way > n_classes(split, rotations):
-        raise invalid(way_is, n_way, f"at most {n_classes(split, rotations)}, the classes of {split.name}")
+    check("rotations_of", rotations_of, TURNED)
+    most = n_classes(split, rotations and rotations_of == "classes")
+    if n_way > most:
+        raise invalid(way_is, n_way, f"at most {most}, the classes of {split.name}")
     fewest = int(split.counts.min())
     if k_shot + n_query > fewest:
         poorest = split.class_names[int(split.counts.argmin())]

@@ -176,6 +176,19 @@ def test_turned_copies_of_one_class_count_as_distinct_classes() -> None:
     assert sorted(turn for turn, _ in found) == sorted(label for _, label in found) == [0, 1, 2, 3]
 
 
+def test_a_task_that_is_turned_as_a_whole_is_of_distinct_classes_of_one_turn() -> None:
+    episode = draw(coded_split(), n_way=N_CLASSES, n_tasks=2800, rotations=True, rotations_of="tasks")
+    turns = turns_of(torch.cat([episode.support_x, episode.query_x], 1))  # [T, images]
+    assert (turns == turns[:, :1]).all()
+    assert uniform(torch.bincount(turns[:, 0], minlength=4))
+    upright = torch.stack(
+        [torch.rot90(x, -int(turn), (-2, -1)) for x, turn in zip(episode.support_x, turns[:, 0], strict=True)]
+    )
+    classes = codes(upright, N_CLASSES)[0][..., 0]
+    assert classes.sort().values.tolist() == [list(range(N_CLASSES))] * 2800
+    assert uniform(torch.bincount(classes[:, 0] * 4 + turns[:, 0], minlength=4 * N_CLASSES))
+
+
 @pytest.mark.parametrize("turn", range(4))
 def test_turning_is_counter_clockwise_as_pillow_does_it(turn: int) -> None:
     image = np.arange(9, dtype=np.uint8).reshape(3, 3)
@@ -185,16 +198,18 @@ def test_turning_is_counter_clockwise_as_pillow_does_it(turn: int) -> None:
 
 
 def test_without_rotations_nothing_is_turned() -> None:
-    assert (turns_of(draw(coded_split(), n_tasks=100).support_x) == 0).all()
+    for of in ("classes", "tasks"):
+        assert (turns_of(draw(coded_split(), n_tasks=100, rotations_of=of).support_x) == 0).all()
 
 
 # --- what the labels stand for
 
 
-@pytest.mark.parametrize("rotations", [False, True])
-def test_labels_of_the_split_name_the_class_and_its_turn_and_change_nothing_else(rotations: bool) -> None:
+@pytest.mark.parametrize(("rotations", "of"), [(False, "classes"), (True, "classes"), (True, "tasks")])
+def test_labels_of_the_split_name_the_class_and_its_turn_and_change_nothing_else(rotations: bool, of: str) -> None:
     usual, named = (
-        draw(coded_split(), n_tasks=100, rotations=rotations, labels=labels) for labels in ("task", "split")
+        draw(coded_split(), n_tasks=100, rotations=rotations, rotations_of=of, labels=labels)
+        for labels in ("task", "split")
     )
     for part in ("support", "query"):
         x, y = getattr(named, f"{part}_x"), getattr(named, f"{part}_y")
@@ -263,6 +278,8 @@ def test_a_regression_task_is_points_of_one_function() -> None:
     [
         (coded_split(), {"n_way": 8}, r"n_way=8 .* at most 7"),
         (coded_split(), {"n_way": 29, "rotations": True}, r"n_way=29 .* at most 28"),
+        (coded_split(), {"n_way": 8, "rotations": True, "rotations_of": "tasks"}, r"n_way=8 .* at most 7"),
+        (coded_split(), {"rotations_of": "images"}, r"rotations_of='images' .* one of classes, tasks"),
         (coded_split(), {"n_query": 5}, r"k_shot \+ n_query=7 .* at most 6"),
         (coded_split(counts=[6, 6, 4, 6, 6, 6, 6]), {}, r"at most 4, the images of class 'class 2'"),
         (lines_split(), {"k_shot": 6}, r"k_shot \+ n_query=9 .* at most 8"),

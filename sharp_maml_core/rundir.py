@@ -192,8 +192,16 @@ def write_scores(folder: Path, best: Sequence[float], last: Sequence[float]) -> 
 
 
 def digest(config: Config) -> str:
-    """Six hexadecimal digits of the settings that decide a run's outcome."""
-    decisive = {name: value for name, value in config.to_dict().items() if name not in FREE_TO_CHANGE}
+    """Six hexadecimal digits of the settings that decide a run's outcome.
+
+    Of those only that are not the defaults, so that a setting which comes with a later version changes no digest.
+    """
+    usual = Config(config.variant, device="cpu").to_dict()
+    decisive = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in FREE_TO_CHANGE and (name == "variant" or value != usual[name])
+    }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:6]
 
 

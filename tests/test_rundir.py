@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import subprocess
@@ -15,6 +16,7 @@ from cases import equal
 from helpers import SmallNet, easy_data, easy_split, small_config
 
 from sharp_maml_core import Config, TrainState, UserError, build_learner, meta_train, metrics, run_experiment, rundir
+from sharp_maml_core.config import VARIANTS
 from sharp_maml_core.results import unknown_session
 from sharp_maml_core.train import fresh_state
 
@@ -340,3 +342,11 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
 def test_the_digest_tells_settings_apart_that_decide_the_outcome() -> None:
     assert rundir.digest(CONFIG) == rundir.digest(copy.copy(CONFIG).replace(task_map="vmap", data_root="/x"))
     assert rundir.digest(CONFIG) != rundir.digest(CONFIG.replace(inner_lr=0.2))
+    assert len({rundir.digest(Config(variant, device="cpu")) for variant in VARIANTS}) == len(VARIANTS)
+
+
+def test_the_digest_is_of_what_is_not_the_default() -> None:
+    """A setting that is new and left alone changes no digest; the one of these settings is written down here."""
+    config = Config("maml", alpha_low=5e-4, inner_lr=0.25, seed=3, device="cpu")
+    expected = hashlib.sha256(b'{"inner_lr": 0.25, "seed": 3, "variant": "maml"}').hexdigest()[:6]
+    assert rundir.digest(config) == expected

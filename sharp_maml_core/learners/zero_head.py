@@ -88,7 +88,7 @@ def gradient_from_zero_head(
 ) -> Outcome:
     """`adapt.task_gradient` of all but the head, for a rule of which `moves_the_head_alone` is true.
 
-    problem, fast, context  those of the whole network, the head among what is adapted
+    problem, fast, context  those of the whole network; the head, zeros, is among what is adapted
     """
 
     def first_step(params: Params) -> Params:
@@ -96,8 +96,7 @@ def gradient_from_zero_head(
         zero = select(params, _in_head)
         return scaled(gradient(lambda head: loss(network.head(head, features), task.support_y), zero), -rule.inner_lr)
 
-    start = without_head(fast | context)
-    head, pull_back = vjp(first_step, start)
+    head, pull_back = vjp(first_step, fast | context)
     rest = dataclasses.replace(rule, steps=rule.steps - 1)
     after = task_gradient(rest, problem, fast | head, context, kept_graphs=kept_graphs(task))
     if rule.first_order:

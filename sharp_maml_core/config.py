@@ -191,6 +191,12 @@ class Config:
         one_of("classes", "tasks"),
         "classes: Finn",
     )
+    distortion: float = setting(
+        0.0,
+        "training images are seen through random affine maps, whose six numbers are off by up to this; 0: as they are",
+        at_least(0),
+        "Koch et al. 2015",
+    )
     data_root: str = setting("", "folder of the data sets; empty: $SHARP_MAML_DATA, else the user's cache", ANYTHING)
     download: bool = setting(False, "fetch a missing data set through Torchmeta", EITHER)
     filters: int = setting(64, "filters of each convolution", at_least(1), "Section 5.1")

@@ -151,6 +151,7 @@ class Stack:
                     generator=generator,
                     rotations=run.config.rotations,
                     rotations_of=run.config.rotations_of,
+                    distortion=run.config.distortion,
                     dtype=run.config.torch_dtype,
                 )
             )

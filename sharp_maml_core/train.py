@@ -134,6 +134,7 @@ def meta_train(
                 generator=generator,
                 rotations=config.rotations,
                 rotations_of=config.rotations_of,
+                distortion=config.distortion,
                 labels=learner.labels,
                 dtype=config.torch_dtype,
             )

@@ -67,7 +67,7 @@ def test_each_run_of_a_stack_is_what_it_would_be_alone(variant: str, tmp_path: P
     [
         {"adaptive": True, "perturbation_gradient": "through", "reuse_lower_perturbation": False, "task_map": "vmap"},
         {"clip": 0.05, "outer_optimizer": "sgd", "outer_schedule": "cosine", "rotations": True, "inner_steps": 2},
-        {"zero_head": True, "train_way": 4, "rotations": True, "rotations_of": "tasks"},
+        {"zero_head": True, "train_way": 4, "rotations": True, "rotations_of": "tasks", "distortion": 0.1},
         {"variant": "up", "zero_head": True, "train_way": 4, "task_map": "vmap"},
     ],
     ids=["adaptive", "clip", "zero_head", "up"],

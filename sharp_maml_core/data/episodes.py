@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import check, one_of
+from ..checks import at_least, check, one_of
 from ..episode import Episode
 from ..errors import invalid
+from .distort import distorted
 from .split import ImageSplit, RegressionSplit, Split
 
 QUARTER_TURNS = 4
@@ -28,6 +29,7 @@ def sample_episodes(
     generator: torch.Generator,
     rotations: bool = False,
     rotations_of: str = "classes",
+    distortion: float = 0.0,
     labels: str = "task",
     dtype: torch.dtype = torch.float32,
 ) -> Episode:
@@ -35,6 +37,7 @@ def sample_episodes(
 
     rotations     take each class four times, turned by 0, 90, 180 and 270 degrees
     rotations_of  "classes": the four are four classes, of which a task has any; "tasks": a task is turned as a whole
+    distortion    how far each image is distorted, see `distort.distorted`; 0: not, and nothing is drawn
     labels        "task": the classes of a task are 0 to N-1, in random order; "split": class c of the C of the split,
                   with t quarter turns, is c + C * t in every task, below `n_classes`
 
@@ -45,7 +48,10 @@ def sample_episodes(
     """
     check_split(split, n_way=n_way, k_shot=k_shot, n_query=n_query, rotations=rotations, rotations_of=rotations_of)
     check("labels", labels, one_of("task", "split"))
+    check("distortion", distortion, at_least(0))
     if isinstance(split, RegressionSplit):
+        if distortion > 0:
+            raise invalid("distortion", distortion, f"0 for {split.name}, whose tasks are not of images")
         return _regression(split, k_shot, n_query, n_tasks, generator, dtype)
     drawn = _distinct((n_tasks,), n_classes(split, rotations and rotations_of == "classes"), n_way, generator)  # [T, N]
     if rotations and rotations_of == "tasks":
@@ -61,6 +67,8 @@ def sample_episodes(
     if rotations:
         images = _turned(images, turns)
     images = images.contiguous().to(dtype) / 255
+    if distortion > 0:
+        images = distorted(images, distortion, generator)
     named = drawn.to(device) if labels == "split" else torch.arange(n_way, device=device).expand(n_tasks, -1)  # [T, N]
     return Episode(
         _flat(images[:, :, :k_shot]),

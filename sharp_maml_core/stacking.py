@@ -17,7 +17,6 @@ from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
 from .config import Config
-from .data.episodes import sample_episodes
 from .data.split import Split
 from .episode import Episode
 from .errors import Diverged
@@ -27,7 +26,7 @@ from .learners import Learner
 from .meta import Metrics
 from .outer import SCHEDULES, OuterStep
 from .params import Params, norm
-from .train import Row, TrainState, diverged, validate
+from .train import Row, TrainState, diverged, draw_training_tasks, validate
 
 STEP = "step"  # Adam's count of its steps, as OuterStep keeps it
 
@@ -141,20 +140,7 @@ class Stack:
         for run, before in zip(self._runs, self._drawn, strict=True):
             generator = torch.Generator()
             generator.set_state(before)
-            episodes.append(
-                sample_episodes(
-                    train,
-                    n_way=run.config.way_of_training,
-                    k_shot=run.config.k_shot,
-                    n_query=run.config.n_query,
-                    n_tasks=run.config.n_tasks,
-                    generator=generator,
-                    rotations=run.config.rotations,
-                    rotations_of=run.config.rotations_of,
-                    distortion=run.config.distortion,
-                    dtype=run.config.torch_dtype,
-                )
-            )
+            episodes.append(draw_training_tasks(run.config, train, generator))
             drawn.append(generator.get_state())
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *episodes), drawn
 

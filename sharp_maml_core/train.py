@@ -17,6 +17,7 @@ from . import distributed
 from .config import Config
 from .data.episodes import check_split, sample_episodes
 from .data.split import Split
+from .episode import Episode
 from .errors import Diverged
 from .evaluate import BAR_SECONDS, evaluate
 from .interrupts import stop_requests
@@ -72,7 +73,25 @@ def check_training_split(config: Config, train: Split) -> None:
         n_query=config.n_query,
         rotations=config.rotations,
         rotations_of=config.rotations_of,
+        distortion=config.distortion,
         way_is="train_way" if config.train_way else "n_way",
+    )
+
+
+def draw_training_tasks(config: Config, train: Split, generator: torch.Generator, labels: str = "task") -> Episode:
+    """The tasks of one meta-iteration."""
+    return sample_episodes(
+        train,
+        n_way=config.way_of_training,
+        k_shot=config.k_shot,
+        n_query=config.n_query,
+        n_tasks=config.n_tasks,
+        generator=generator,
+        rotations=config.rotations,
+        rotations_of=config.rotations_of,
+        distortion=config.distortion,
+        labels=labels,
+        dtype=config.torch_dtype,
     )
 
 
@@ -125,19 +144,7 @@ def meta_train(
     with bar, stop_requests() as stop:
         while state.iteration < config.iterations:
             start = time.perf_counter()
-            episode = sample_episodes(
-                train,
-                n_way=config.way_of_training,
-                k_shot=config.k_shot,
-                n_query=config.n_query,
-                n_tasks=config.n_tasks,
-                generator=generator,
-                rotations=config.rotations,
-                rotations_of=config.rotations_of,
-                distortion=config.distortion,
-                labels=learner.labels,
-                dtype=config.torch_dtype,
-            )
+            episode = draw_training_tasks(config, train, generator, learner.labels)
             with _kept_on_error(checkpoint, state):
                 grads, metrics = learner.gradient_at(state.iteration)(state.params, episode, generator)
             row = _row(state.iteration + 1, grads, metrics)

@@ -214,7 +214,7 @@ def test_a_run_whose_test_score_is_not_finite_does_not_keep_the_others_from_thei
 def test_an_error_leaves_the_last_good_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = configs_of()
     run_stack(configs, tmp_path / "whole", **GIVEN)
-    plain, count = stacking.sample_episodes, 0
+    plain, count = stacking.draw_training_tasks, 0
 
     def broken(*arguments: Any, **options: Any) -> Any:
         nonlocal count
@@ -224,7 +224,7 @@ def test_an_error_leaves_the_last_good_states(tmp_path: Path, monkeypatch: pytes
         return plain(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(stacking, "sample_episodes", broken)
+        patched.setattr(stacking, "draw_training_tasks", broken)
         with pytest.raises(RuntimeError, match="broken"):
             run_stack(configs, tmp_path / "broken", **GIVEN)
     for config in configs:

@@ -46,12 +46,17 @@ def sample_episodes(
 
     Raises UserError if the split has too few classes, instances or points.
     """
-    check_split(split, n_way=n_way, k_shot=k_shot, n_query=n_query, rotations=rotations, rotations_of=rotations_of)
+    check_split(
+        split,
+        n_way=n_way,
+        k_shot=k_shot,
+        n_query=n_query,
+        rotations=rotations,
+        rotations_of=rotations_of,
+        distortion=distortion,
+    )
     check("labels", labels, one_of("task", "split"))
-    check("distortion", distortion, at_least(0))
     if isinstance(split, RegressionSplit):
-        if distortion > 0:
-            raise invalid("distortion", distortion, f"0 for {split.name}, whose tasks are not of images")
         return _regression(split, k_shot, n_query, n_tasks, generator, dtype)
     drawn = _distinct((n_tasks,), n_classes(split, rotations and rotations_of == "classes"), n_way, generator)  # [T, N]
     if rotations and rotations_of == "tasks":
@@ -91,13 +96,17 @@ def check_split(
     n_query: int,
     rotations: bool = False,
     rotations_of: str = "classes",
+    distortion: float = 0.0,
     way_is: str = "n_way",
 ) -> None:
     """Raise UserError if tasks of this kind cannot be drawn from the split.
 
     way_is  what the setting is called that says how many classes a task has
     """
+    check("distortion", distortion, at_least(0))
     if isinstance(split, RegressionSplit):
+        if distortion > 0:
+            raise invalid("distortion", distortion, f"0 for {split.name}, whose tasks are not of images")
         n_points = split.inputs.shape[1]
         if k_shot + n_query > n_points:
             raise invalid("k_shot + n_query", k_shot + n_query, f"at most {n_points}, the points of a task")

@@ -50,7 +50,7 @@ def without_head(params: Params, n_classes: int | None = None) -> Params:
 
 
 def started(config: Config, params: Params, n_classes: int) -> Params:
-    """Where a task of n classes starts from."""
+    """Parameters as a task of n classes starts from them, or their gradient: with `zero_head` without a head."""
     if not config.zero_head:
         return params
     return without_head(params, n_classes if config.train_way else None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from cases import seeded
 from helpers import easy_split, lines_split
 
-from sharp_maml_core import UserError, sample_episodes
+from sharp_maml_core import Config, UserError, run_experiment, sample_episodes
 from sharp_maml_core.data.distort import distorted
 
 H, W = 12, 8
@@ -65,3 +67,11 @@ def test_what_cannot_be_distorted_is_refused(most: float) -> None:
     split = lines_split() if most > 0 else easy_split()
     with pytest.raises(UserError, match=rf"^distortion={most} is not allowed: it must be (at least )?0"):
         sample_episodes(split, n_way=2, k_shot=1, n_query=1, n_tasks=1, generator=seeded(0), distortion=most)
+
+
+def test_a_run_on_functions_with_a_distortion_is_refused_before_its_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^distortion=0\.1 is not allowed: it must be 0 for sinusoid"):
+        run_experiment(
+            Config("maml", dataset="sinusoid", distortion=0.1, device="cpu"), tmp_path / "run", progress=False
+        )
+    assert not (tmp_path / "run").exists()

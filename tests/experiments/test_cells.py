@@ -66,7 +66,7 @@ def test_the_figures_have_all_radii_of_all_three_variants(figure: int, shots: in
 @pytest.mark.parametrize("name", [name for name in GROUPS if not name.endswith(("-others", "-inner"))])
 def test_what_a_group_compares_is_trained_alike(name: str) -> None:
     """But for the variant, its radii, MAML's second length and, in cells that say so, what the paper prints."""
-    printed = {"inner_lr", "outer_lr", "outer_schedule", "zero_head", "feature_length"}
+    printed = {"inner_lr", "outer_lr", "outer_schedule", "zero_head", "feature_length", "train_way", "rotations_of"}
     free = {"variant", "alpha_low", "alpha_up", "iterations"}
     for kind, more in ((False, set()), (True, set()), (None, printed)):
         cells = [cell for cell in GROUPS[name] if kind in (None, "as-printed" in cell.name)]

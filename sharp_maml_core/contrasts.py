@@ -1,25 +1,13 @@
-"""What the paper's claims rest on beside accuracies: curves over the radii, the generalisation error and the time."""
+"""What the paper's claims rest on beside accuracies, the generalisation error and the time; what can be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .config import OTHERS
-from .paired import Difference, compare
-from .published import Ours, Result, Setting, average, candidates, chosen, interval, settings
+from .published import Result, Setting, chosen, interval, settings
 
-RADII = ("alpha_low", "alpha_up")
-WITHOUT_LOWER = ("up", *OTHERS)
-FREE_OF_RADII = ("variant", *RADII, "iterations")
-
-
-class Point(NamedTuple):
-    """A point of a curve of Figure 2 or 3: the radius, our figure, and its difference to MAML where that was run."""
-
-    alpha: float
-    ours: Ours
-    to_maml: Difference | None
+FREE_OF_RADII = ("variant", "alpha_low", "alpha_up", "iterations")
 
 
 class Gap(NamedTuple):
@@ -31,25 +19,6 @@ class Gap(NamedTuple):
     mean: float
     interval: float
     seeds: tuple[int, ...]
-
-
-def alpha_curve(results: Sequence[Result], setting: Setting) -> list[Point]:
-    """Accuracy against the radius, everything else as where the setting was best on validation; by radius.
-
-    Where both radii count they are tied, as in the paper. Empty where nothing was run.
-    """
-    best = chosen(results, setting)
-    if not best:
-        return []
-    free = {*RADII}
-    along = [runs for runs in candidates(results, setting) if same(runs, best, free)]
-    maml = [runs for runs in _maml(results, setting, best) if runs[0]["iterations"] == best[0]["iterations"]]
-    name = "alpha_up" if best[0]["config"]["variant"] in WITHOUT_LOWER else "alpha_low"
-    points = [
-        Point(settings(runs[0])[name], average(runs), compare(runs, maml[0]) if maml and meet(runs, maml[0]) else None)
-        for runs in along
-    ]
-    return sorted(points, key=lambda point: point.alpha)
 
 
 def generalization_error(runs: Sequence[Result]) -> Gap | None:
@@ -73,12 +42,6 @@ def time_ratio(results: Sequence[Result], setting: Setting) -> Gap | None:
         return None
     values = list(ratios.values())
     return Gap(sum(values) / len(values), interval(values), tuple(ratios))
-
-
-def _maml(results: Sequence[Result], setting: Setting, like: list[Result]) -> list[list[Result]]:
-    """MAML's candidates with the settings of `like` but for radii and iterations."""
-    found = candidates(results, setting._replace(method="maml"))
-    return [runs for runs in found if same(runs, like, {*FREE_OF_RADII})]
 
 
 def same(runs: list[Result], like: list[Result], free: set[str]) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .config import config_from
 from .contrasts import FREE_OF_RADII, meet, same
 from .errors import invalid
 from .learners.maml import KINDS
@@ -40,7 +41,8 @@ class Line(NamedTuple):
 
     name            without the group's: "both", "maml-2x", ...
     means           test accuracy of each run in percent, by seed
-    meta_gradients  of a run: its iterations, twice that with an upper perturbation, which takes two an iteration
+    images          that a run trains on, those of an upper perturbation counted twice: it takes two meta-gradients of
+                    them; the cost by which cells are compared
     against         one for each of its baselines that has a seed in common, each pair of cells once
     """
 
@@ -48,7 +50,7 @@ class Line(NamedTuple):
     variant: str
     ours: Ours
     means: tuple[float, ...]
-    meta_gradients: int
+    images: int
     against: tuple[Against, ...]
 
 
@@ -91,6 +93,11 @@ def cells_of(results: Sequence[Result], group: str) -> dict[str, list[Result]]:
     return {name: _one_cell(f"{group}-{name}", runs) for name, runs in found.items()}
 
 
+def lender(results: Sequence[Result], group: str) -> str | None:
+    """The group with results whose name this one's continues, the longest such; None where there is none."""
+    return max((name for name in names(results) if group.startswith(f"{name}-")), key=len, default=None)
+
+
 def _one_cell(name: str, runs: list[Result]) -> list[Result]:
     alike = candidates(runs, setting_of(runs[0]))
     if [len(each) for each in alike] != [len(runs)]:
@@ -104,9 +111,13 @@ def _one_cell(name: str, runs: list[Result]) -> list[Result]:
 
 
 def _lent(results: Sequence[Result], group: str) -> dict[str, list[Result]]:
-    """The plain MAML of the group whose name this one's continues, the longest such; none where there is none."""
-    lenders = [name for name in names(results) if group.startswith(f"{name}-")]
-    cells = cells_of(results, max(lenders, key=len)) if lenders else {}
+    """The plain MAML of the group whose name this one's continues; none where there is none."""
+    continued = lender(results, group)
+    cells = {} if continued is None else cells_of(results, continued)
+    return _plain(cells)
+
+
+def _plain(cells: dict[str, list[Result]]) -> dict[str, list[Result]]:
     return {name: runs for name, runs in cells.items() if _variant(runs) == "maml"}
 
 
@@ -117,20 +128,41 @@ def _baselines(runs: list[Result], baselines: dict[str, list[Result]]) -> list[s
 
 
 def at_equal_compute(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
-    """Each cell that is not a baseline with its difference to the MAML whose runs take as many meta-gradients.
+    """Each cell that is not a baseline with its difference to the MAML whose runs train on as many images.
 
     These are a family of their own, the comparisons of the paper's claim: p is adjusted for their number alone.
     """
-    costs = {line.name: line.meta_gradients for line in lines}
+    costs = {line.name: line.images for line in lines}
     found = [
         (line, one)
         for line in lines
         if line.variant != "maml"
         for one in line.against
-        if costs.get(one.baseline) == line.meta_gradients
+        if costs.get(one.baseline) == line.images
     ]
     adjusted = holm([one.difference.p for _, one in found])
     return [(line, one._replace(adjusted_p=p)) for (line, one), p in zip(found, adjusted, strict=True)]
+
+
+def worth_of_baseline(results: Sequence[Result], group: str) -> list[tuple[str, Against]]:
+    """What the group's MAML is worth against plain MAML of other settings, as the paper's, on as many images.
+
+    The group's own is that of the shortest name; each of its cells by name, with the difference to the other.
+    """
+    cells = _plain(cells_of(results, group))
+    order = sorted(cells, key=len)
+    own = [name for name in order if same(cells[name], cells[order[0]], {*FREE_OF_RADII})]
+    found = {
+        (name, other): compare(cells[name], cells[other])
+        for name in own
+        for other in order
+        if other not in own and _images(cells[name]) == _images(cells[other]) and meet(cells[name], cells[other])
+    }
+    adjusted = holm([difference.p for difference in found.values()])
+    return [
+        (name, Against(other, difference, p))
+        for ((name, other), difference), p in zip(found.items(), adjusted, strict=True)
+    ]
 
 
 def finding(against: Against) -> str:
@@ -142,27 +174,27 @@ def finding(against: Against) -> str:
     return "better" if against.difference.mean > 0 else "worse"
 
 
-def statement(line: Line, against: Against) -> str:
-    """What the comparison says, in a sentence."""
+def statement(name: str, against: Against) -> str:
+    """What the comparison of a cell with a baseline says, in a sentence."""
     figures, said = f"{against.difference.text} points", finding(against)
     if said in ("better", "worse"):
-        return f"{line.name} is {said} than {against.baseline}: {figures}."
+        return f"{name} is {said} than {against.baseline}: {figures}."
     told = "of too few seeds to say anything" if said == FEW else said
-    return f"{line.name} against {against.baseline}: {figures}; {told}."
+    return f"{name} against {against.baseline}: {figures}; {told}."
 
 
 def _line(name: str, runs: list[Result], against: tuple[Against, ...]) -> Line:
-    config = runs[0]["config"]
-    kind = KINDS.get(config["variant"])
-    upper = config["alpha_up"] > 0 and (kind is None or kind.up)
     return Line(
-        name,
-        config["variant"],
-        average(runs),
-        tuple(100 * run["best"]["mean"] for run in runs),
-        config["iterations"] * (2 if upper else 1),
-        against,
+        name, _variant(runs), average(runs), tuple(100 * run["best"]["mean"] for run in runs), _images(runs), against
     )
+
+
+def _images(runs: list[Result]) -> int:
+    config = config_from(runs[0]["config"] | {"device": "auto"})  # of an older result, with what was the default then
+    kind = KINDS.get(config.variant)
+    upper = config.alpha_up > 0 and (kind is None or kind.up)
+    an_iteration = config.n_tasks * config.way_of_training * (config.k_shot + config.n_query)
+    return config.iterations * an_iteration * (2 if upper else 1)
 
 
 def _variant(runs: list[Result]) -> str:

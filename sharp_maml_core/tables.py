@@ -11,12 +11,13 @@ from .contrasts import time_ratio
 from .groups import TIMING, Line, at_equal_compute, finding, names
 from .groups import lines as lines_of
 from .published import PAPER, Ours, Result, Setting
-from .theory.paper_tables import A_TABLE, TABLES
+from .theory.paper_tables import A_TABLE, TABLES, gains
 
 Rows = list[dict[str, str]]
 """A dict a row, with the same keys, the headings, in each."""
 
 DETAILS = "seeds; test tasks; iterations"
+IMAGES = "thousand images"  # `groups.Line.images`: an upper perturbation's count twice
 
 
 def paper_rows(results: Sequence[Result], number: int, schedule: str = PAPER) -> Rows:
@@ -62,7 +63,7 @@ def group_rows(lines: Sequence[Line]) -> Rows:
             "cell": line.name,
             "accuracy, %": accuracy(line.ours),
             DETAILS: details(line.ours),
-            "meta-gradients": f"{line.meta_gradients:,}",
+            IMAGES: f"{line.images / 1000:,.0f}",
         }
         for name in baselines:
             one = against.get(name)
@@ -84,6 +85,13 @@ def claims(results: Sequence[Result]) -> Rows:
         for group in names(results)
         for line, one in at_equal_compute(lines_of(results, group))
     ]
+
+
+def printed_gain(results: Sequence[Result], group: str) -> float | None:
+    """The most points by which the paper prints a variant above MAML in a group's setting; None without a table."""
+    settings = {published.setting_of(run)[:3] for run in results if run.get("cell", {}).get("group") == group}
+    found = [max(gains(number).values()) for number, table in TABLES.items() if table[:3] in settings]
+    return max(found, default=None)
 
 
 def group_notes(lines: Sequence[Line]) -> list[str]:

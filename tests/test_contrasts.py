@@ -43,30 +43,6 @@ def both(accuracy: float, alpha: float, **settings: Any) -> list[Result]:
     return runs("both", accuracy, alpha_low=alpha, alpha_up=alpha, **settings)
 
 
-def test_the_alpha_curve_holds_all_else_fixed() -> None:
-    results = [
-        *both(0.5, 0.005),
-        *both(0.6, 0.0005),
-        *both(0.4, 0.05),
-        *both(0.3, 0.05, inner_lr=0.5),
-        *runs("maml", 0.45),
-        *runs("maml", 0.7, iterations=2000),
-    ]
-    curve = contrasts.alpha_curve(results, SETTING)
-    assert [point.alpha for point in curve] == [0.0005, 0.005, 0.05]
-    assert [point.ours.mean for point in curve] == pytest.approx([65, 55, 45])
-    assert [point.to_maml.mean for point in curve if point.to_maml] == pytest.approx([15, 5, -5])
-    assert contrasts.alpha_curve(results, SETTING._replace(method="up")) == []
-    assert contrasts.alpha_curve(results, SETTING._replace(schedule="paper")) == []
-
-
-def test_the_radius_of_a_curve_is_the_one_that_the_variant_uses() -> None:
-    up = runs("up", 0.5, alpha_low=0.0, alpha_up=0.05)
-    assert [point.alpha for point in contrasts.alpha_curve(up, SETTING._replace(method="up"))] == [0.05]
-    low = runs("low", 0.5, alpha_low=0.05, alpha_up=0.0)
-    assert [point.alpha for point in contrasts.alpha_curve(low, SETTING._replace(method="low"))] == [0.05]
-
-
 def test_the_generalisation_error_is_the_gap() -> None:
     found = contrasts.generalization_error(runs("maml", 0.5))
     assert found is not None

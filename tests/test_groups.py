@@ -8,6 +8,8 @@ from made_results import QUESTIONS, TASKS, a_group, made
 from sharp_maml_core import groups
 from sharp_maml_core.errors import UserError
 
+IMAGES = 4 * 5 * (1 + 10)  # of an iteration: n_tasks, n_way, k_shot and n_query of `made`
+
 
 def by_name(lines: list[groups.Line]) -> dict[str, groups.Line]:
     return {line.name: line for line in lines}
@@ -21,11 +23,14 @@ def test_a_line_for_each_cell_baselines_first() -> None:
     assert sum(found["up"].means) / 3 == pytest.approx(found["up"].ours.mean)
 
 
-def test_cost_is_counted_in_meta_gradients() -> None:
-    costs = {line.name: line.meta_gradients for line in groups.lines(a_group(), "g")}
-    assert costs == {"maml": 120, "maml-2x": 240, "low": 120, "up": 240, "both": 240}
+def test_cost_is_counted_in_images_and_an_upper_perturbation_sees_them_twice() -> None:
+    costs = {line.name: line.images for line in groups.lines(a_group(), "g")}
+    once = 120 * IMAGES
+    assert costs == {"maml": once, "maml-2x": 2 * once, "low": once, "up": 2 * once, "both": 2 * once}
     others = [made("reptile", 0, 40, variant="reptile", alpha_up=up, iterations=7) for up in (0.0, 0.1)]
-    assert [groups.lines([run], "g")[0].meta_gradients for run in others] == [7, 14]
+    assert [groups.lines([run], "g")[0].images for run in others] == [7 * IMAGES, 14 * IMAGES]
+    larger = made("maml", 0, 40, variant="maml", iterations=7, zero_head=True, train_way=15)
+    assert groups.lines([larger], "g")[0].images == 3 * 7 * IMAGES
 
 
 def test_differences_are_of_the_same_tasks_and_each_pair_is_there_once() -> None:
@@ -39,7 +44,9 @@ def test_differences_are_of_the_same_tasks_and_each_pair_is_there_once() -> None
 
 def test_sentences_say_what_stands_and_what_does_not() -> None:
     found = by_name(groups.lines(a_group(), "g"))
-    said = {(name, one.baseline): groups.statement(line, one) for name, line in found.items() for one in line.against}
+    said = {
+        (name, one.baseline): groups.statement(line.name, one) for name, line in found.items() for one in line.against
+    }
     assert said["up", "maml"].startswith("up is better than maml: +2.00 (")
     assert said["both", "maml"].startswith("both is worse than maml: -4.00 (")
     assert said["low", "maml"].endswith("no difference is seen.")
@@ -50,7 +57,7 @@ def test_what_only_the_correction_takes_away_is_said_so() -> None:
     assert against.difference.significant
     unclear = against._replace(adjusted_p=0.06)
     assert groups.finding(unclear) == "not clear after correction"
-    assert groups.statement(line, unclear).endswith("points; not clear after correction.")
+    assert groups.statement(line.name, unclear).endswith("points; not clear after correction.")
 
 
 def test_the_comparisons_of_the_claim_are_a_family_of_their_own() -> None:
@@ -68,7 +75,7 @@ def test_the_comparisons_of_the_claim_are_a_family_of_their_own() -> None:
 def test_few_seeds_say_nothing() -> None:
     found = by_name(groups.lines(a_group(seeds=2), "g"))
     assert all(
-        groups.statement(line, one).endswith("of too few seeds to say anything.")
+        groups.statement(line.name, one).endswith("of too few seeds to say anything.")
         for line in found.values()
         for one in line.against
     )
@@ -133,3 +140,38 @@ def test_runs_for_their_seconds_alone_are_not_compared() -> None:
 def test_cells_without_a_common_seed_are_not_compared() -> None:
     lines = groups.lines([made("maml", 0, 40, variant="maml"), made("low", 1, 40, variant="low")], "g")
     assert [line.against for line in lines] == [(), ()]
+
+
+def with_the_papers() -> list[dict]:
+    """The group with its MAML, and the variant `both`, by a plain recipe too: as many images in smaller tasks."""
+    plain = {"inner_lr": 0.5, "n_tasks": 2}
+    printed = [
+        made(f"{cell}-as-printed", seed, right, variant=variant, iterations=iterations, **plain)
+        for cell, variant, right, iterations in (("maml", "maml", 30, 240), ("maml-2x", "maml", 31, 480))
+        for seed in range(3)
+    ]
+    return [
+        *a_group(),
+        *printed,
+        *(made("both-as-printed", s, 30, variant="both", iterations=240, **plain) for s in range(3)),
+    ]
+
+
+def test_a_baseline_is_worth_its_difference_to_another_on_as_many_images() -> None:
+    found = groups.worth_of_baseline(with_the_papers(), "g")
+    assert [(name, against.baseline) for name, against in found] == [
+        ("maml", "maml-as-printed"),
+        ("maml-2x", "maml-2x-as-printed"),
+    ]
+    points = [100 * (40 - 30) / QUESTIONS, 100 * (42 - 31) / QUESTIONS]
+    assert [against.difference.mean for _, against in found] == pytest.approx(points, abs=0.5)  # at most 50 of 50
+    assert all(against.clear for _, against in found)
+    assert groups.statement(*found[0]).startswith("maml is better than maml-as-printed: +")
+    assert groups.worth_of_baseline(a_group(), "g") == groups.worth_of_baseline([], "g") == []
+
+
+def test_a_recipe_is_compared_with_its_own_maml() -> None:
+    """So the worth of the better recipe is never taken for that of the variant, nor the other way round."""
+    claim = groups.at_equal_compute(groups.lines(with_the_papers(), "g"))
+    pairs = {line.name: one.baseline for line, one in claim}
+    assert pairs == {"low": "maml", "up": "maml-2x", "both": "maml-2x", "both-as-printed": "maml-2x-as-printed"}

@@ -20,11 +20,10 @@ from sphinx.util.docutils import SphinxDirective
 
 from sharp_maml_core import groups, published, tables
 from sharp_maml_core.landscape import measured, summary
-from sharp_maml_core.theory.paper_tables import TABLES
+from sharp_maml_core.theory.paper_tables import SHARP, TABLES, gains
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = ("question", "the paper", "here", "more")
-SHARP = ("low", "up", "both")
 
 
 class AtAGlance(SphinxDirective):
@@ -66,12 +65,7 @@ def _accuracies(book: Path) -> Iterator[tuple[str, ...]]:
 def _gains(book: Path) -> Iterator[tuple[str, ...]]:
     """Of each group of runs with enough seeds, the differences to MAML at equal compute; a star for what stands."""
     results = published.load(book / "results")
-    printed = [
-        float(row.accuracy) - next(float(base.accuracy) for base in table.rows if base.method == "maml")
-        for table in TABLES.values()
-        for row in table.rows
-        if row.method in SHARP
-    ]
+    printed = [gain for number in TABLES for gain in gains(number).values()]
     for group in groups.names(results):
         lines = groups.lines(results, group)
         noted = "".join(f"; {note}" for note in tables.group_notes(lines))

@@ -110,7 +110,8 @@ class ResultsGroup(FromResults):
         lines = groups.lines(results, group)
         if not lines:
             return [_paragraph("Not run.")]
-        said = [groups.statement(line, against) for line in lines for against in line.against]
+        compared = [(line.name, against) for line in lines for against in line.against]
+        said = [groups.statement(*pair) for pair in (*compared, *groups.worth_of_baseline(results, group))]
         items = [nodes.list_item("", _paragraph(text)) for text in said]
         return [
             _table(tables.group_rows(lines), group),

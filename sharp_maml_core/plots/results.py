@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..checks import check
-from ..contrasts import Point
-from ..groups import Line
+from ..groups import Against, Line
 from ..published import SEEDS, Ours
+from ..radii import Curves
 from ..theory.paper_tables import A_TABLE, REPORTED, TABLES
 
 PALETTE = sns.color_palette("colorblind")
@@ -23,10 +24,11 @@ OURS, PAPER, QUOTED = PALETTE[0], PALETTE[3], "0.45"
 
 
 def comparison(lines: Sequence[Line]) -> Figure:
-    """Left the accuracy of each cell against the meta-gradients of a run, right its paired difference to each baseline.
+    """Left the accuracy of each cell against the images of a run, right its paired difference to each baseline.
 
     Small open dots are seeds, bars 95% intervals over seeds and tasks. Right, a filled dot is a difference that stands;
-    left, a mean of fewer than three seeds is open, and of a single one it has no bar.
+    left, a mean of fewer than three seeds is open, and of a single one it has no bar. Images of an upper perturbation
+    count twice.
     """
     pairs = [(line, against) for line in lines for against in line.against]
     height = 1.2 + 0.3 * max(len(lines), len(pairs))
@@ -34,13 +36,13 @@ def comparison(lines: Sequence[Line]) -> Figure:
         figure, (cost, forest) = plt.subplots(1, 2, figsize=(10, max(3.2, height)), layout="constrained")
         for place, line in enumerate(lines):
             colour = _colour(line.variant)
-            x = line.meta_gradients * (1 + 0.02 * (place - len(lines) / 2))  # beside each other, not upon
+            x = line.images * (1 + 0.02 * (place - len(lines) / 2))  # beside each other, not upon
             shape = "o" if line.variant == line.name else "s"  # another setting of a variant is a square
             cost.plot([x] * len(line.means), line.means, shape, markersize=4, fillstyle="none", color=colour)
             bar = {"fmt": shape, "color": colour, "capsize": 3, "label": line.name}
             cost.errorbar([x], [line.ours.mean], _bars([line.ours]), **bar, **_fill(line.ours))
-        cost.set(xlabel="meta-gradients of a run", ylabel="test accuracy, %", xscale="log")
-        _few_ticks(cost, sorted({line.meta_gradients for line in lines}))
+        cost.set(xlabel="training images of a run, thousands", ylabel="test accuracy, %", xscale="log")
+        _few_ticks(cost, sorted({line.images for line in lines}))
         cost.legend(frameon=False, fontsize="small")
         for place, (line, against) in enumerate(pairs):
             found = against.difference
@@ -55,14 +57,14 @@ def comparison(lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def alpha_curves(curves: Mapping[str, Sequence[Point]], baseline: Ours | None) -> Figure:
-    """Accuracy against the radius, a line a variant, with 95% intervals; MAML as a band (Figures 2, 3).
+def alpha_curves(curves: Curves) -> Figure:
+    """Accuracy against the radius, a line a variant, with 95% intervals; each plain MAML as a band (Figures 2, 3).
 
     A single seed has no interval, and no bar or band.
     """
     with sns.axes_style("ticks"):
         figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-        for variant, points in curves.items():
+        for variant, points in curves.variants.items():
             ax.errorbar(
                 [point.alpha for point in points],
                 [point.ours.mean for point in points],
@@ -72,13 +74,39 @@ def alpha_curves(curves: Mapping[str, Sequence[Point]], baseline: Ours | None) -
                 capsize=3,
                 label=variant,
             )
-        if baseline is not None:
-            ax.axhline(baseline.mean, color="0.4", linestyle="--", label="maml")
-            if math.isfinite(baseline.interval):
-                low, high = baseline.mean - baseline.interval, baseline.mean + baseline.interval
-                ax.axhspan(low, high, color="0.85", zorder=0)
+        for (name, ours), style in zip(curves.maml.items(), itertools.cycle(("--", ":", "-."))):
+            ax.axhline(ours.mean, color="0.4", linestyle=style, label=name)
+            if math.isfinite(ours.interval):
+                ax.axhspan(ours.mean - ours.interval, ours.mean + ours.interval, color="0.5", alpha=0.2, zorder=0)
         ax.set(xscale="log", xlabel=r"$\alpha$", ylabel="test accuracy, %")
         ax.legend(frameon=False, fontsize="small")
+        sns.despine(figure)
+    return figure
+
+
+def worth(
+    baseline: Sequence[tuple[str, Against]], methods: Sequence[tuple[str, Against]], printed: float | None
+) -> Figure:
+    """What a better baseline is worth beside what the method is, on one scale of points, with 95% intervals.
+
+    baseline  a cell of MAML with its difference to MAML of other settings (`groups.worth_of_baseline`)
+    methods   a variant with its difference to MAML at equal compute (`groups.at_equal_compute`)
+    printed   the largest gain of a variant that the paper prints for this setting; None where it has none
+    """
+    rows = [(name, against, OURS) for name, against in baseline] + [(n, a, _colour("both")) for n, a in methods]
+    with sns.axes_style("ticks"):
+        figure, ax = plt.subplots(figsize=(7, 1.3 + 0.32 * len(rows)), layout="constrained")
+        for place, (_, against, colour) in enumerate(rows):
+            found = against.difference
+            ax.plot([found.low, found.high], [place, place], color=colour, linewidth=1.5)
+            ax.plot(found.mean, place, "o", color=colour, fillstyle="full" if against.clear else "none", markersize=6)
+        ax.axvline(0, color="0.6", linewidth=1, linestyle="--")
+        if printed is not None:
+            ax.axvline(printed, color=PAPER, linewidth=1, label=f"the paper's largest gain of a variant, {printed:.2f}")
+            ax.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0))
+        names = [f"{name} − {against.baseline}" for name, against, _ in rows]
+        ax.set(xlabel="difference on the same tasks, points", yticks=range(len(rows)), yticklabels=names)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
         sns.despine(figure)
     return figure
 
@@ -120,7 +148,7 @@ def _across(ax: Axes, y: float, mean: float, reach: float | None, **style: Any) 
 
 
 def _few_ticks(ax: Axes, values: Sequence[int]) -> None:
-    ax.set_xticks(values, [f"{value:,}" for value in values])
+    ax.set_xticks(values, [f"{value / 1000:,.0f}" for value in values])
     ax.minorticks_off()
 
 

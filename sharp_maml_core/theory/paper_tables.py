@@ -145,6 +145,7 @@ GENERALIZATION_ERRORS = {("both", 1): 34.58, ("both", 2): 8.56, ("maml", 1): 37.
 A_TABLE = Allowed("one of 1, 2, 3, 4, 5", lambda value: value in TABLES)
 
 # Sections 5.1 and E
+SHARP = ("low", "up", "both")
 RADII = (0.05, 0.005, 0.0005, 0.00005)
 INNER_STEPS = (3, 5, 7, 10)
 INNER_RATES = (0.1, 0.01, 0.001)
@@ -201,6 +202,11 @@ def accuracy(table: int, method: str) -> float:
 def training_time(method: str) -> float:
     """Table 3's training time of a method in multiples of MAML's. Raises UserError for a method it has not."""
     return _cell(3, method, "time")
+
+
+def gains(table: int) -> dict[str, float]:
+    """How many points more than for its MAML a table prints for `low`, `up` and `both`. Raises UserError as above."""
+    return {method: accuracy(table, method) - accuracy(table, "maml") for method in SHARP}
 
 
 def reported(method: str, table: int) -> Reported:

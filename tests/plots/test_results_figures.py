@@ -9,10 +9,10 @@ import pytest
 from made_results import a_group
 
 from sharp_maml_core import groups
-from sharp_maml_core.contrasts import Point
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.plots import results
 from sharp_maml_core.published import Ours
+from sharp_maml_core.radii import Curves, Point
 from sharp_maml_core.theory.paper_tables import TABLES
 
 
@@ -39,15 +39,26 @@ def test_each_cell_is_at_its_cost_and_each_difference_at_its_place() -> None:
     assert forest.get_yticklabels()[0].get_text() == "maml-2x − maml"
 
 
-def test_a_curve_has_its_radii_its_intervals_and_maml() -> None:
-    points = [Point(alpha, ours(40 + i), None) for i, alpha in enumerate((5e-5, 5e-4, 5e-3))]
-    (ax,) = results.alpha_curves({"both": points}, ours(41, 2.0)).axes
+def test_a_curve_has_its_radii_its_intervals_and_each_maml() -> None:
+    points = [Point(alpha, ours(40 + i)) for i, alpha in enumerate((5e-5, 5e-4, 5e-3))]
+    (ax,) = results.alpha_curves(Curves({"both": points}, {"maml": ours(41, 2.0), "maml-2x": ours(44, 1.0)})).axes
     (bar,) = ax.containers
     assert bar.lines[0].get_xdata().tolist() == [5e-5, 5e-4, 5e-3]
     assert bar.lines[0].get_ydata().tolist() == [40, 41, 42]
-    (band,) = ax.patches
-    assert (band.get_y(), band.get_height()) == (39.0, 4.0)
-    assert not list(results.alpha_curves({"both": points}, None).axes[0].patches)
+    assert [(band.get_y(), band.get_height()) for band in ax.patches] == [(39.0, 4.0), (43.0, 2.0)]
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"both", "maml", "maml-2x"}
+    assert not list(results.alpha_curves(Curves({"both": points}, {})).axes[0].patches)
+
+
+@pytest.mark.parametrize("printed", [1.7, None])
+def test_what_the_baseline_is_worth_is_beside_what_a_variant_is(printed: float | None) -> None:
+    claim = [(line.name, one) for line, one in groups.at_equal_compute(groups.lines(a_group(), "g"))]
+    (ax,) = results.worth([("maml", claim[0][1]), *claim[:1]], claim, printed).axes
+    dots = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"]
+    means = [one.difference.mean for _, one in claim]
+    assert dots == pytest.approx([means[0], means[0], *means])
+    assert [text.get_text() for text in ax.get_yticklabels()][2:] == ["low − maml", "up − maml-2x", "both − maml-2x"]
+    assert (ax.get_legend() is None) == (printed is None)
 
 
 def test_a_single_seed_is_open_and_has_no_bar() -> None:
@@ -58,7 +69,7 @@ def test_a_single_seed_is_open_and_has_no_bar() -> None:
         95.0: ("none", False),
         96.0: ("full", True),
     }
-    (curve,) = results.alpha_curves({"both": [Point(0.1, alone, None)]}, alone).axes
+    (curve,) = results.alpha_curves(Curves({"both": [Point(0.1, alone)]}, {"maml": alone})).axes
     assert not curve.containers[0].has_yerr
     assert not curve.patches
 

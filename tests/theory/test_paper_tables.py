@@ -6,7 +6,7 @@ import pytest
 
 from sharp_maml_core.config import VARIANTS
 from sharp_maml_core.errors import UserError
-from sharp_maml_core.theory.paper_tables import REPORTED, TABLES, accuracy, cells, reported, training_time
+from sharp_maml_core.theory.paper_tables import REPORTED, TABLES, accuracy, cells, gains, reported, training_time
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,12 @@ def test_rows_of_the_family_have_the_names_of_this_package() -> None:
     family = {row.method for table in TABLES.values() for row in table.rows if "MAML" in row.printed}
     assert family - {"imaml", "bmaml"} <= set(VARIANTS)
     assert {table.dataset for table in TABLES.values()} == {"miniimagenet", "omniglot"}
+
+
+def test_gains_are_over_the_papers_own_maml() -> None:
+    assert gains(4) == pytest.approx({"low": 1.12, "up": 1.19, "both": 1.70})
+    with pytest.raises(UserError, match="table=6"):
+        gains(6)
 
 
 def test_sources_are_found_by_the_setting_of_a_table() -> None:

@@ -45,7 +45,7 @@ def curves(results: Sequence[Result], group: str) -> Curves:
     found = {name: sorted(_point(runs) for runs in alike.values() if _variant(runs) == name) for name in SHARP}
     return Curves(
         {variant: points for variant, points in found.items() if len(points) > 1},
-        {name: average(runs) for name, runs in alike.items() if _variant(runs) == "maml"},
+        {name: average(alike[name]) for name in sorted(alike, key=len) if _variant(alike[name]) == "maml"},
     )
 
 

@@ -13,13 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..checks import check
+from ..config import VARIANTS
 from ..groups import Against, Line
 from ..published import SEEDS, Ours
 from ..radii import Curves
 from ..theory.paper_tables import A_TABLE, REPORTED, TABLES
 
 PALETTE = sns.color_palette("colorblind")
-COLOURS = dict(zip(("maml", "low", "up", "both"), PALETTE, strict=False))
+MAIN = ("maml", "low", "up", "both")
+REST = [name for name in VARIANTS if name not in MAIN]
+COLOURS = dict(zip((*MAIN, *REST), (*PALETTE[: len(MAIN)], *sns.color_palette("husl", len(REST))), strict=True))
+"""A variant has the same colour everywhere, and no two have one."""
+
 OURS, PAPER, QUOTED = PALETTE[0], PALETTE[3], "0.45"
 
 
@@ -162,6 +167,4 @@ def _fill(found: Ours) -> dict[str, str]:
 
 
 def _colour(variant: str) -> Any:
-    if variant in COLOURS:
-        return COLOURS[variant]
-    return PALETTE[4 + sum(map(ord, variant)) % (len(PALETTE) - 4)]  # the others: a colour by name, the same everywhere
+    return COLOURS.get(variant, "0.5")

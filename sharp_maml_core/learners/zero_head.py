@@ -19,6 +19,8 @@ derivatives and all; from the second step on the features adapt too.
 Such a head has as many rows as a task has classes. Training tasks may therefore have more of them than test tasks
 (`train_way`; Snell et al. 2017), which is harder and teaches more. A task of M classes is taken with the rate
 inner_lr * M / n_way, because the support loss is a mean: each row, and so each logit, moves as far as in one of n_way.
+From the second step on the features take that rate too, so each image pulls at them as in a task of n_way classes, and
+all together the more, the more classes there are.
 """
 
 from __future__ import annotations

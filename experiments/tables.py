@@ -1,6 +1,6 @@
 """What the result files say, as Markdown: for each group of cells our figures, the paper's and paired differences.
 
-Only runs of the schedule `paper` can agree with the paper's figure or differ from it; beside others it stands alone.
+A cell is one point of a grid, and the paper's figure the best of its own, so there is no verdict here: the book has it.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 
 from sharp_maml_core import groups, tables
-from sharp_maml_core.published import PAPER, Result, verdict
+from sharp_maml_core.published import Result
 from sharp_maml_core.theory.paper_tables import Row
 
 from .cells import Cell
 
-HEADINGS = "| cell | ours | seeds | paper | verdict | less a baseline |\n|---|---|---|---|---|---|"
+HEADINGS = "| cell | ours | seeds | paper | less a baseline |\n|---|---|---|---|---|"
 
 
 def markdown(cells: list[Cell], results: list[Result]) -> str:
@@ -24,16 +24,15 @@ def markdown(cells: list[Cell], results: list[Result]) -> str:
         schedule = next(members).schedule.name
         lines = groups.lines(results, group)
         if lines:
-            rows = [_row(line, printed.get(f"{group}-{line.name}"), schedule) for line in lines]
+            rows = [_row(line, printed.get(f"{group}-{line.name}")) for line in lines]
             notes = "".join(f"\n\n{note}" for note in tables.group_notes(lines))
             parts.append(f"## {group} ({schedule})\n\n" + "\n".join([HEADINGS, *rows]) + notes)
     return "\n\n".join(parts) if parts else "No results."
 
 
-def _row(line: groups.Line, printed: Row | None, schedule: str) -> str:
-    said = verdict(float(printed.accuracy), line.ours) if printed and schedule == PAPER else ""
-    paper = [printed.accuracy if printed else "", said]
-    columns = [line.name, tables.accuracy(line.ours), ", ".join(map(str, line.ours.seeds)), *paper, _less(line)]
+def _row(line: groups.Line, printed: Row | None) -> str:
+    seeds, paper = ", ".join(map(str, line.ours.seeds)), printed.accuracy if printed else ""
+    columns = [line.name, tables.accuracy(line.ours), seeds, paper, _less(line)]
     return "| " + " | ".join(columns) + " |"
 
 

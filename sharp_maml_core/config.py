@@ -58,7 +58,10 @@ class Config:
         0.0, "bound on the norm of the meta-gradient; 0: none", at_least(0), "Finn et al. clip each element to 10"
     )
     alpha_low: float = setting(
-        None, f"radius of the lower perturbation; 0: off; None: {PAPERS_RADIUS}", at_least(0), "Section 5.1, README"
+        None,
+        f"radius of the lower perturbation; 0: off, as for {', '.join(OTHERS)}, which have none; None: {PAPERS_RADIUS}",
+        at_least(0),
+        "Section 5.1, README",
     )
     alpha_up: float = setting(
         None,

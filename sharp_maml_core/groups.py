@@ -24,11 +24,15 @@ TIMING = "timing"  # the schedule whose runs are there for their seconds
 
 
 class Against(NamedTuple):
-    """A cell less a baseline: the paired difference, and its p value adjusted for all comparisons of the group."""
+    """A cell less a baseline: the paired difference, and its p value adjusted for all comparisons of the group.
+
+    equal_compute  whether both train on as many images
+    """
 
     baseline: str
     difference: Difference
     adjusted_p: float
+    equal_compute: bool
 
     @property
     def clear(self) -> bool:
@@ -52,6 +56,12 @@ class Line(NamedTuple):
     means: tuple[float, ...]
     images: int
     against: tuple[Against, ...]
+
+    @property
+    def sharp(self) -> bool:
+        """Whether it is one of the paper's own methods."""
+        kind = KINDS.get(self.variant)
+        return kind is not None and (kind.low or kind.up)
 
 
 def names(results: Sequence[Result]) -> list[str]:
@@ -77,7 +87,8 @@ def lines(results: Sequence[Result], group: str) -> list[Line]:
     adjusted = holm([difference.p for difference in found.values()])
     against: dict[str, list[Against]] = {name: [] for name in order}
     for ((name, other), difference), p in zip(found.items(), adjusted, strict=True):
-        against[name].append(Against(other, difference, p))
+        equal = _images(cells[name]) == _images(baselines[other])
+        against[name].append(Against(other, difference, p, equal))
     return [_line(name, cells[name], tuple(against[name])) for name in order]
 
 
@@ -128,18 +139,11 @@ def _baselines(runs: list[Result], baselines: dict[str, list[Result]]) -> list[s
 
 
 def at_equal_compute(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
-    """Each cell that is not a baseline with its difference to the MAML whose runs train on as many images.
+    """Each Sharp-MAML with its difference to the MAML whose runs train on as many images, the group's or a lent one.
 
     These are a family of their own, the comparisons of the paper's claim: p is adjusted for their number alone.
     """
-    costs = {line.name: line.images for line in lines}
-    found = [
-        (line, one)
-        for line in lines
-        if line.variant != "maml"
-        for one in line.against
-        if costs.get(one.baseline) == line.images
-    ]
+    found = [(line, one) for line in lines if line.sharp for one in line.against if one.equal_compute]
     adjusted = holm([one.difference.p for _, one in found])
     return [(line, one._replace(adjusted_p=p)) for (line, one), p in zip(found, adjusted, strict=True)]
 
@@ -160,7 +164,7 @@ def worth_of_baseline(results: Sequence[Result], group: str) -> list[tuple[str, 
     }
     adjusted = holm([difference.p for difference in found.values()])
     return [
-        (name, Against(other, difference, p))
+        (name, Against(other, difference, p, equal_compute=True))
         for ((name, other), difference), p in zip(found.items(), adjusted, strict=True)
     ]
 

@@ -1,7 +1,6 @@
 """The published results: small JSON files, each a run's result.json, read for the tables of the book.
 
-A cell of a table counts once three seeds of it were run. Its interval is Student's t over the seeds' means; the choice
-of test tasks, which is the same for all seeds and so does not show between them, adds its own variance.
+A cell of a table counts once three seeds of it were run. Its interval is over seeds and test tasks (`crossed`).
 
 Runs are averaged where nothing but their seeds and machines differ. Of several settings of a method, as the radii of a
 grid or MAML at twice the iterations, a table shows the one that was best on validation; those of another schedule
@@ -16,8 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy import stats
+import numpy as np
 
+from . import crossed
 from .config import config_from
 from .errors import UserError, invalid
 from .rundir import FREE_TO_CHANGE
@@ -111,9 +111,10 @@ def average(runs: list[Result]) -> Ours:
     """The figures of runs that differ in their seed only."""
     means = [100 * run["best"]["mean"] for run in runs]
     of_tasks = 100 * sum(run["best"]["interval_95"] for run in runs) / len(runs) / NORMAL
+    known = len(runs) > 1 and all("test" in run for run in runs)
     return Ours(
         sum(means) / len(means),
-        interval(means, of_tasks),
+        crossed.estimate(np.stack([scores(run) for run in runs])).reach if known else interval(means, of_tasks),
         tuple(run["seed"] for run in runs),
         runs[0]["eval_tasks"],
         runs[0]["iterations"],
@@ -145,14 +146,21 @@ def verdict(paper: float, found: Ours | None) -> str:
 def interval(means: list[float], common: float = 0.0) -> float:
     """Half-width of the 95% interval of the mean of a few values, by Student's t; NaN for a single one.
 
-    common  the standard error of what they all share
+    common  the standard error of what they all share, which is taken for known
     """
     count = len(means)
     if count < 2:
         return math.nan
-    centre = sum(means) / count
-    deviation = math.sqrt(sum((mean - centre) ** 2 for mean in means) / (count - 1))
-    return float(stats.t.ppf(0.975, count - 1)) * math.hypot(deviation / math.sqrt(count), common)
+    of_seeds = float(np.var(means, ddof=1)) / count
+    variance = of_seeds + common**2
+    return crossed.reach(variance**0.5, crossed.satterthwaite(variance, (of_seeds,), (count - 1,)))
+
+
+def scores(run: Result) -> crossed.Array:
+    """The accuracy on each test task, in percent. Raises UserError for a result that does not hold them."""
+    if "test" not in run:
+        raise invalid("result", run["command"], "one with its score of each test task", "Run its cell again.")
+    return 100 * np.asarray(run["test"]["correct"], float) / run["test"]["questions"]
 
 
 def _read(path: Path) -> Result:

@@ -126,5 +126,6 @@ def accuracy(found: Ours) -> str:
 
 
 def details(found: Ours) -> str:
-    """Seeds, test tasks and iterations of each run."""
-    return f"{', '.join(map(str, found.seeds))}; {found.tasks}; {found.iterations}"
+    """Seeds, test tasks and iterations of each run; of several settings, that it is the best on validation."""
+    chosen = f"; the best of {found.candidates} settings on validation" if found.candidates > 1 else ""
+    return f"{', '.join(map(str, found.seeds))}; {found.tasks}; {found.iterations}{chosen}"

@@ -72,6 +72,19 @@ def test_the_comparisons_of_the_claim_are_a_family_of_their_own() -> None:
     assert sorted(one.adjusted_p for _, one in claim)[0] == pytest.approx(3 * raw[0])
 
 
+def test_a_claim_counts_at_every_radius_and_of_the_papers_methods_alone() -> None:
+    """A group of radii has its MAML lent. Other systems are compared with MAML too, but are no claim of the paper's."""
+    radii = [made("up-far", s, 45, group="g-radii", variant="up", iterations=120, alpha_up=0.05) for s in range(3)]
+    others = [made("anil", s, 45, group="g-others", variant="anil", iterations=120) for s in range(3)]
+    results = [*a_group(), *radii, *others]
+    assert [(line.name, one.baseline) for line, one in groups.at_equal_compute(groups.lines(results, "g-radii"))] == [
+        ("up-far", "maml-2x")
+    ]
+    (anil,) = groups.lines(results, "g-others")
+    assert [(one.baseline, one.equal_compute) for one in anil.against] == [("maml", True), ("maml-2x", False)]
+    assert groups.at_equal_compute([anil]) == []
+
+
 def test_few_seeds_say_nothing() -> None:
     found = by_name(groups.lines(a_group(seeds=2), "g"))
     assert all(

@@ -7,9 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from sharp_maml_core import UserError, published
+from sharp_maml_core import UserError, crossed, published
 from sharp_maml_core.published import Ours
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
@@ -40,14 +42,24 @@ def test_half_a_file_is_named(tmp_path: Path) -> None:
         published.load(tmp_path)
 
 
-def test_seeds_are_averaged_and_their_interval_is_students() -> None:
+def test_seeds_are_averaged_and_without_scores_of_tasks_their_interval_takes_the_tasks_error_for_known() -> None:
     found = published.ours([run(0, 0.4), run(2, 0.6), run(1, 0.5), run(0, 0.9, k_shot=9)], SETTING)
     assert found is not None
     assert found.mean == pytest.approx(50)
-    of_tasks = 100 * GIVEN["best"]["interval_95"] / 1.96
-    # Student's t of 2 degrees of freedom, times the root of both variances
-    assert found.interval == pytest.approx(4.302652729911275 * math.sqrt(10**2 / 3 + of_tasks**2))
+    of_seeds, of_tasks = 10**2 / 3, (100 * GIVEN["best"]["interval_95"] / 1.96) ** 2
+    freedom = 2 * (of_seeds + of_tasks) ** 2 / of_seeds**2
+    assert found.interval == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(of_seeds + of_tasks))
     assert found.seeds == (0, 1, 2)
+
+
+def test_with_scores_of_tasks_the_interval_is_of_the_crossed_table() -> None:
+    correct = [[7, 9, 5, 9, 8], [6, 9, 5, 8, 8], [8, 9, 4, 9, 9]]
+    runs = [
+        run(seed, sum(right) / 50) | {"test": {"questions": 10, "correct": right}} for seed, right in enumerate(correct)
+    ]
+    found = published.average(runs)
+    assert found.interval == pytest.approx(crossed.estimate(10 * np.array(correct, float)).reach)
+    assert math.isnan(published.average(runs[:1]).interval)
 
 
 def test_a_single_seed_has_no_interval() -> None:

@@ -18,7 +18,7 @@ from experiments import __main__ as command_line
 from experiments import store as stores
 from experiments.cells import Run
 from experiments.store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, collect, in_use, note_partial, progress
-from sharp_maml_core import UserError, files, paired, published, results, run_experiment, rundir
+from sharp_maml_core import UserError, files, published, results, run_experiment, rundir
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_the_answers_are_the_test_scores(place: tuple[Store, dict[str, Run]]) ->
     store, runs = place
     (result,) = published.load(store.results)
     lines = (store.folder(runs["g-maml-seed0"]) / rundir.SCORES).read_text().splitlines()[1:]
-    assert paired.scores(result).tolist() == pytest.approx([100 * float(line.split(",")[1]) for line in lines])
-    assert paired.scores(result).mean() == pytest.approx(100 * result["best"]["mean"])
+    assert published.scores(result).tolist() == pytest.approx([100 * float(line.split(",")[1]) for line in lines])
+    assert published.scores(result).mean() == pytest.approx(100 * result["best"]["mean"])
 
 
 def test_states(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sharp_maml_core import published
 from sharp_maml_core.config import Config
-from sharp_maml_core.errors import UserError, invalid
+from sharp_maml_core.errors import UserError, invalid, status
 
 from . import cells, store
 from .cost import seconds
@@ -24,7 +24,10 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 where a run failed, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command; 0 on success, 1 where a run failed, 2 for what the user can mend, 130 when interrupted.
+
+    Where a GPU failed it is 75, to be tried again, as of `sharp_maml_core`.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+        return status(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough, `| head` say
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     command("tables", _tables, "print what the results say, as Markdown: a table for each group of cells")
     made = command("collect", _collect, "make the result file of a finished run")
     made.add_argument("name", metavar="RUN", help="a run as CELL-seedN")
+    made.add_argument("--device", default="auto", help="where its training classes are tested (default auto)")
     return parser
 
 
@@ -119,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _collect(options: argparse.Namespace) -> int:
     run = cells.find_run(cells.load(options.cells), options.name)
-    result = collect(run, Store(options.runs, options.results, options.cells))
+    result = collect(run, Store(options.runs, options.results, options.cells), options.device)
     print(f"{run.name}: {result['metric']} {result['best']['mean']:.4f} on {result['eval_tasks']} tasks")
     return 0
 

@@ -25,7 +25,8 @@ from sharp_maml_core.run import evaluate_run
 from .cells import CELLS, Run
 
 RUNS, RESULTS, PARTIAL = Path("runs") / "cells", Path("book") / "results", "partial"
-DONE, BEGUN, MISSING, DAMAGED, OTHER = "done", "begun", "missing", "damaged", "of other settings"
+DONE, BEGUN, MISSING, DIVERGED = "done", "begun", "missing", "diverged"
+DAMAGED, OTHER = "damaged", "of other settings"
 TRAIN_TASKS = 600
 
 
@@ -52,29 +53,35 @@ class Store:
         return self.results / PARTIAL / f"{run.name}.json"
 
     def state(self, run: Run) -> str:
-        """done, begun (here or, as its partial file says, elsewhere), missing, damaged or of other settings."""
+        """done, begun or diverged (here or, by its partial file, elsewhere), missing, damaged, of other settings."""
         if self.path(run).exists():
             result = _read(self.path(run))
-            if result is None:
+            try:
+                return DAMAGED if result is None else OTHER if differences(run, result) else DONE
+            except (UserError, KeyError):  # its settings are none of ours, or it lacks some
                 return DAMAGED
-            return OTHER if differences(run, result) else DONE
+        partial = _read(self.partial_path(run)) if self.partial_path(run).exists() else None
+        if partial is not None and DIVERGED in partial and not differences(run, partial):
+            return DIVERGED
         begun = (self.folder(run) / rundir.CHECKPOINT).exists() or self.partial_path(run).exists()
         return BEGUN if begun else MISSING
 
     def measured(self) -> list[dict[str, Any]]:
-        """All results and partial results that can be read: what their runs took."""
+        """All results and partial results that can be read and say what an iteration took."""
         paths = [*self.results.glob("*.json"), *(self.results / PARTIAL).glob("*.json")]
-        return [found for path in sorted(paths) if (found := _read(path)) is not None and "cell" in found]
+        read = [found for path in sorted(paths) if (found := _read(path)) is not None]
+        return [found for found in read if "cell" in found and found.get("seconds_per_iteration")]
 
 
-def collect(run: Run, store: Store) -> dict[str, Any]:
-    """Make the result file of a finished run, and return what it says.
+def collect(run: Run, store: Store, device: str = "auto") -> dict[str, Any]:
+    """Make the result file of a finished run, and return what it says. What is missing is tested on the device.
 
     Besides result.json it has `cell` (name, group, schedule), `test` (how many of how many questions each test task
     got right), `validations` (iteration and score), and `train`: the accuracy on up to 600 tasks of the training
     classes, whose gap to the test accuracy is the generalisation error of Section 5.3, and the code that found it.
 
-    Raises UserError for a run that is not finished, is damaged, or has other settings than its cell.
+    Raises UserError for a run that is not finished, is damaged, or has other settings than its cell, DeviceLost for a
+    GPU that failed.
     """
     folder = store.folder(run)
     result = rundir.read_result(folder)
@@ -92,7 +99,7 @@ def collect(run: Run, store: Store) -> dict[str, Any]:
     ]
     train_tasks = min(TRAIN_TASKS, result["eval_tasks"])
     code = {"commit": commit(), "source_sha256": source_hash()}  # now: the files may change while this runs
-    seen = evaluate_run(folder, n_tasks=train_tasks, split="train", progress=False)
+    seen = evaluate_run(folder, n_tasks=train_tasks, split="train", progress=False, device=device)
     result["train"] = {"mean": seen.mean, "interval_95": seen.interval, "tasks": train_tasks} | code
     try:
         store.results.mkdir(parents=True, exist_ok=True)
@@ -106,10 +113,13 @@ def collect(run: Run, store: Store) -> dict[str, Any]:
     return result
 
 
-def note_partial(run: Run, store: Store, device: str) -> int:
-    """Say in its partial file how far an unfinished run is; returns the iterations that are done."""
+def note_partial(run: Run, store: Store, device: str, diverged: str = "") -> int:
+    """Say in its partial file how far an unfinished run is; returns the iterations that are done.
+
+    diverged  what a run that will never be finished said last
+    """
     iterations, seconds = progress(store.folder(run))
-    if iterations:
+    if iterations or diverged:
         config = run.cell.config(run.seed, device)
         path = store.partial_path(run)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,11 +130,13 @@ def note_partial(run: Run, store: Store, device: str) -> int:
             "iterations": iterations,
             "of": config.iterations,
             "seconds": seconds,
-            "seconds_per_iteration": seconds / iterations,
+            "seconds_per_iteration": seconds / iterations if iterations else None,
             "device": device_name(config.torch_device),
             "noted": now(),
             "config": config.to_dict(),
         }
+        if diverged:
+            figures[DIVERGED] = diverged
         _write(path, figures)
     return iterations
 
@@ -143,7 +155,7 @@ def in_use(folder: Path) -> bool:
     """Whether another process works in a run folder now."""
     if not (folder / rundir.LOCK).exists():
         return False
-    with (folder / rundir.LOCK).open("r") as lock:
+    with (folder / rundir.LOCK).open("r+") as lock:  # to write, or NFS has no exclusive lock for it
         return not rundir.take(lock)
 
 

@@ -16,16 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sharp_maml_core import errors
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.interrupts import StopRequest, stop_requests
 
 from .cells import Run, kind_of
 from .cost import seconds
-from .store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, in_use, note_partial, progress
+from .store import BEGUN, DAMAGED, DIVERGED, DONE, MISSING, OTHER, Store, in_use, note_partial, progress
 
 TRIES = 3
 FAILURES = 3  # in a row, of different runs: then it is the machine
-MEND = 2  # the exit status for what only the user can mend
 LOOK = 0.1
 ROOT = Path(__file__).parent.parent
 
@@ -72,7 +72,7 @@ class Queue:
         with stop_requests() as stop:
             try:
                 self._go_through(stop)
-            finally:  # whatever ends the queue, no trainer outlives it
+            finally:  # whatever ends the queue, but for SIGKILL, no trainer outlives it
                 self._stop_all()
         if stop:
             raise KeyboardInterrupt
@@ -103,6 +103,9 @@ class Queue:
                 self.failed.append(run.name)
                 path = self._store.path(run)
                 self._say(f"{path} is {state}: left as it is. Restore it, or delete it to have the run done again.")
+            elif state == DIVERGED:
+                path = self._store.partial_path(run)
+                self._say(f"diverged {run.name}: left alone. To have it tried again, delete {path} and its run folder.")
 
     def _fill(self) -> None:
         while len(self._working) < self._jobs and not self._gives_up() and (run := self._next()) is not None:
@@ -185,12 +188,17 @@ class Queue:
 
     def _broken(self, job: _Job) -> None:
         run, status = job.run, job.process.returncode
-        if status == MEND and in_use(self._store.folder(run)):
+        if status == errors.MEND and in_use(self._store.folder(run)):
             self._in_use(run)
             return
-        done = self._note(run)
         why = _last_line(self._log(run)) if status > 0 else f"killed by {signal.Signals(-status).name}."
-        if status != MEND and job.tries < TRIES:
+        done = self._note(run, diverged=why if status == errors.DIVERGED else "")
+        if status == errors.DIVERGED:  # that is the run's doing, not the machine's
+            self._left.add(run.name)
+            self.failed.append(run.name)
+            self._say(f"diverged {run.name}, kept up to iteration {done}: {why}")
+            return
+        if status != errors.MEND and job.tries < TRIES:
             self._say(f"again    {run.name}: {why} It goes on from iteration {done}.")
             self._begin(run, job.tries + 1)
             return
@@ -202,10 +210,10 @@ class Queue:
         self._failures += 1
         self._say(f"failed   {run.name}, kept up to iteration {done}: {why}")
 
-    def _note(self, run: Run) -> int:
+    def _note(self, run: Run, diverged: str = "") -> int:
         """The iterations that are done, noted; a full disk or a lost GPU costs the note, not the queue."""
         try:
-            return note_partial(run, self._store, self._device)
+            return note_partial(run, self._store, self._device, diverged)
         except (OSError, UserError, RuntimeError) as error:  # RuntimeError: PyTorch's, of a GPU
             self._say(f"unnoted  {run.name}: {error}")
             return progress(self._store.folder(run))[0]
@@ -230,7 +238,7 @@ def commands(run: Run, store: Store, device: str) -> list[list[str]]:
     folder = str(store.folder(run))
     train = ["-m", "sharp_maml_core", "train", "--quiet", "--run-dir", folder, "--device", device, *run.arguments]
     places = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
-    return [train, ["-m", "experiments", "collect", run.name, *places]]
+    return [train, ["-m", "experiments", "collect", run.name, "--device", device, *places]]
 
 
 def environment(jobs: int, device: str) -> dict[str, str]:

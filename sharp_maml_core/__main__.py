@@ -9,13 +9,14 @@ from collections.abc import Iterable
 
 from .config import FIELDS, Config, config_from
 from .distributed import PeerFailed, first, together
-from .errors import DeviceLost, UserError
+from .errors import UserError, status
 from .run import SPLITS, default_folder, evaluate_run, run_experiment
 from .stacked import grid, run_stack
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 for what the user can mend, 75 to be tried again, 130 when interrupted.
+    """Run a command; 0 on success, 2 for what the user can mend, 3 where training diverged, 75 to be tried again, 130
+    when interrupted.
 
     Of several processes that torchrun started on one run, 1 for those that ended because another one failed.
     """
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 75 if isinstance(error, DeviceLost) else 2
+        return status(error)
     except KeyboardInterrupt:
         return 130
 

@@ -1,11 +1,11 @@
-"""What the paper's claims rest on beside accuracies, the generalisation error and the time; what can be compared."""
+"""What the paper's claims rest on beside accuracies, the generalisation error; and what can be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .published import Result, Setting, chosen, interval, settings
+from .published import Result, interval, settings
 
 FREE_OF_RADII = ("variant", "alpha_low", "alpha_up", "iterations")
 
@@ -30,18 +30,6 @@ def generalization_error(runs: Sequence[Result]) -> Gap | None:
         return None
     gaps = [100 * (run["train"]["mean"] - run["best"]["mean"]) for run in runs]
     return Gap(sum(gaps) / len(gaps), interval(gaps), tuple(run["seed"] for run in runs))
-
-
-def time_ratio(results: Sequence[Result], setting: Setting) -> Gap | None:
-    """Table 3's time: seconds of an iteration in multiples of MAML's, by seeds run on one device; None without such."""
-    runs, maml = chosen(results, setting), chosen(results, setting._replace(method="maml"))
-    seconds = {(run["seed"], run["device"], run.get("threads")): run["seconds_per_iteration"] for run in maml}
-    pairs = [(run, seconds.get((run["seed"], run["device"], run.get("threads")))) for run in runs]
-    ratios = {run["seed"]: run["seconds_per_iteration"] / base for run, base in pairs if base}
-    if not ratios:
-        return None
-    values = list(ratios.values())
-    return Gap(sum(values) / len(values), interval(values), tuple(ratios))
 
 
 def same(runs: list[Result], like: list[Result], free: set[str]) -> bool:

@@ -23,6 +23,17 @@ class Diverged(UserError, ArithmeticError):
     """Training met a loss or gradient that is not finite."""
 
 
+MEND, DIVERGED, AGAIN = 2, 3, 75
+
+
+def status(error: UserError) -> int:
+    """The exit status of a command that ended by it.
+
+    2   what only the user can mend;  3  the same run would diverge again;  75  the next process may succeed
+    """
+    return AGAIN if isinstance(error, DeviceLost) else DIVERGED if isinstance(error, Diverged) else MEND
+
+
 def invalid(parameter: str, value: object, allowed: str, fix: str = "") -> UserError:
     """A UserError in the house's form: `parameter=value is not allowed: it must be ALLOWED. FIX`."""
     return UserError(f"{parameter}={value!r} is not allowed: it must be {allowed}." + (f" {fix}" if fix else ""))

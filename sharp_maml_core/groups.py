@@ -20,7 +20,6 @@ from .published import SEEDS, Ours, Result, average, candidates, setting_of
 
 SIGNIFICANCE = 0.05
 FEW = "too few seeds"
-TIMING = "timing"  # the schedule whose runs are there for their seconds
 
 
 class Against(NamedTuple):
@@ -65,8 +64,8 @@ class Line(NamedTuple):
 
 
 def names(results: Sequence[Result]) -> list[str]:
-    """The groups that have accuracies to compare, sorted."""
-    return sorted({run["cell"]["group"] for run in results if "cell" in run and run["cell"]["schedule"] != TIMING})
+    """The groups that have results, sorted."""
+    return sorted({run["cell"]["group"] for run in results if "cell" in run})
 
 
 def lines(results: Sequence[Result], group: str) -> list[Line]:

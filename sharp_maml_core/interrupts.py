@@ -27,15 +27,19 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block, turn the first SIGINT or SIGTERM into a request that the block looks at when it can.
+    """Within the block, turn the first SIGINT, SIGTERM or SIGHUP into a request that the block looks at when it can.
 
-    Only the main thread may set signal handlers; in another thread the signals keep their usual meaning.
+    A hang-up that is ignored, as under nohup, stays so. Only the main thread may set signal handlers; in another thread
+    the signals keep their usual meaning.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, request.ask) for number in numbers}
     try:
         yield request
     finally:

@@ -130,9 +130,10 @@ def run_experiment(
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Say how a run goes on that is interrupted or cannot be written."""
+    """Say how a run goes on that is interrupted, cannot be written or has lost its GPU."""
     try:
-        yield
+        with _lost_device(folder):
+            yield
     except KeyboardInterrupt:
         if distributed.first():
             print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
@@ -142,6 +143,12 @@ def explained(folder: Path) -> Iterator[None]:
             f"{folder} could not be written ({error}). What was kept there before is whole: "
             "make room, and the same command goes on from it."
         ) from error
+
+
+@contextmanager
+def _lost_device(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         if not isinstance(error, torch.AcceleratorError) and not str(error).startswith(LIBRARIES):
             raise
@@ -172,19 +179,23 @@ def evaluate_run(
     model: nn.Module | None = None,
     loss: Loss | None = None,
     data: Any = None,
+    device: str = "auto",
 ) -> Evaluation:
-    """Test the best parameters of a run again: more tasks, other tasks (`seed`), or another split.
+    """Test the best parameters of a run again: more tasks, other tasks (`seed`), another split, another device.
 
     model, loss, data  the same as for `run_experiment`
+
+    Raises UserError for what cannot be used, DeviceLost for a GPU that failed.
     """
     folder = Path(folder)
-    config = rundir.read_config(folder, device="auto")
-    params = rundir.load_model(folder, config.torch_device)
-    experiment = prepare(config, model, loss, data)
-    keep_freed_memory()
-    return evaluate(
-        experiment.learner, params, experiment.splits[split], config, n_tasks=n_tasks, seed=seed, progress=progress
-    )
+    config = rundir.read_config(folder, device)
+    with _lost_device(folder):
+        params = rundir.load_model(folder, config.torch_device)
+        experiment = prepare(config, model, loss, data)
+        keep_freed_memory()
+        return evaluate(
+            experiment.learner, params, experiment.splits[split], config, n_tasks=n_tasks, seed=seed, progress=progress
+        )
 
 
 def finish(

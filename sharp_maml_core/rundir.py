@@ -16,6 +16,7 @@ is cut off when the run goes on.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -104,11 +105,17 @@ def begin(folder: Path, config: Config, overwrite: bool = False) -> None:
 
 
 def take(lock: TextIO) -> bool:
-    """Lock an open file against other processes until it is closed; False where one of them has it."""
+    """Lock a file, open for writing, against other processes until it is closed; False where one of them has it.
+
+    Raises UserError where its file system has no locks.
+    """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        place = str(Path(lock.name).parent)
+        raise invalid("run_dir", place, f"on a file system that can lock files ({error.strerror})") from None
     return True
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from . import published
 from .checks import check
-from .contrasts import time_ratio
-from .groups import TIMING, Line, at_equal_compute, finding, names
+from .groups import Line, at_equal_compute, finding, names
 from .groups import lines as lines_of
 from .published import PAPER, Ours, Result, Setting
 from .theory.paper_tables import A_TABLE, TABLES, gains
@@ -99,25 +99,21 @@ def group_notes(lines: Sequence[Line]) -> list[str]:
     return sorted({note for line in lines for note in line.ours.notes})
 
 
-def times(results: Sequence[Result]) -> Rows:
-    """The time column of Table 3 in multiples of MAML's, and ours from timing runs on one device; "" where not run."""
-    rows = []
-    for row in TABLES[3].rows:
-        found = time_ratio(results, Setting(*TABLES[3][:3], row.method, TIMING))
-        ours = (
-            ""
-            if found is None
-            else f"{found.mean:.2f}" + ("" if math.isnan(found.interval) else f" ± {found.interval:.2f}")
-        )
-        rows.append(
-            {
-                "method": row.printed,
-                "paper": row.time,
-                "ours": ours,
-                "seeds": "" if found is None else ", ".join(map(str, found.seeds)),
-            }
-        )
-    return rows
+def times(benchmark: Mapping[str, Any]) -> Rows:
+    """The time column of Table 3 in multiples of MAML's, and ours by a result of `benchmarks/speed.py`.
+
+    The ratio of the medians of its rounds, and in seconds that median, the least and the most.
+    """
+    seconds = benchmark["results"]["mini-ImageNet, 5-way 1-shot"]["seconds"]
+    return [
+        {
+            "method": row.printed,
+            "paper": row.time,
+            "ours": f"{seconds[row.method]['median'] / seconds['maml']['median']:.2f}",
+            "seconds": "{median:.2f} ({min:.2f} to {max:.2f})".format_map(seconds[row.method]),
+        }
+        for row in TABLES[3].rows
+    ]
 
 
 def accuracy(found: Ours) -> str:

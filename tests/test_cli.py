@@ -188,7 +188,7 @@ def test_a_run_of_other_settings_is_one_sentence(
 
 
 def test_divergence_is_one_line(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(small("--run-dir", "run", dataset=images, inner_lr=1e38)) == 2
+    assert main(small("--run-dir", "run", dataset=images, inner_lr=1e38)) == 3
     assert_one_sentence(capsys.readouterr().err, "diverged at iteration 1", "inner_lr")
 
 

@@ -51,13 +51,3 @@ def test_the_generalisation_error_is_the_gap() -> None:
     old = [{name: value for name, value in run.items() if name != "train"} for run in runs("maml", 0.5)]
     assert contrasts.generalization_error(old) is None
     assert contrasts.generalization_error([]) is None
-
-
-def test_time_is_compared_on_one_device() -> None:
-    maml = runs("maml", 0.5)
-    found = contrasts.time_ratio([*both(0.5, 0.005), *maml], SETTING)
-    assert found is not None
-    assert found.mean == pytest.approx(3)
-    assert found.seeds == (0, 1, 2)
-    elsewhere = [run | {"device": "GPU"} for run in maml]
-    assert contrasts.time_ratio([*both(0.5, 0.005), *elsewhere], SETTING) is None

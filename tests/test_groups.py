@@ -146,10 +146,6 @@ def test_of_several_baselines_those_of_the_cells_own_settings_count() -> None:
     }
 
 
-def test_runs_for_their_seconds_alone_are_not_compared() -> None:
-    assert groups.names([made("maml", 0, 40, schedule=groups.TIMING, variant="maml")]) == []
-
-
 def test_cells_without_a_common_seed_are_not_compared() -> None:
     lines = groups.lines([made("maml", 0, 40, variant="maml"), made("low", 1, 40, variant="low")], "g")
     assert [line.against for line in lines] == [(), ()]

@@ -10,7 +10,7 @@ import pytest
 
 from sharp_maml_core.interrupts import stop_requests
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def test_nobody_asked() -> None:
@@ -38,6 +38,16 @@ def test_the_handlers_are_put_back_whatever_happens() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_hang_up_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_another_thread_leaves_the_handlers_alone() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -350,3 +352,17 @@ def test_the_digest_is_of_what_is_not_the_default() -> None:
     config = Config("maml", alpha_low=5e-4, inner_lr=0.25, seed=3, device="cpu")
     expected = hashlib.sha256(b'{"inner_lr": 0.25, "seed": 3, "variant": "maml"}').hexdigest()[:6]
     assert rundir.digest(config) == expected
+
+
+def test_a_file_system_without_locks_is_named_and_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(lock: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(rundir.fcntl, "flock", flock)
+    with (
+        pytest.raises(UserError, match=r"run_dir=.* it must be on a file system that can lock files \(No locks"),
+        rundir.locked(tmp_path),
+    ):
+        pass

@@ -40,7 +40,8 @@ def test_every_row_of_every_table_has_its_cell_with_the_printed_number() -> None
     wanted = {(number, row) for number, table in paper_tables.TABLES.items() for row in table.rows if number != 3}
     assert wanted <= found
     thirds = {cell.settings["variant"] for cell in ALL if cell.table == 3 and cell.printed}
-    assert thirds == {row.method for row in paper_tables.TABLES[3].rows}
+    first = {row.method for row in paper_tables.TABLES[1].rows}  # of these Table 3 repeats the accuracies
+    assert thirds == {row.method for row in paper_tables.TABLES[3].rows} - first
 
 
 def test_a_cell_is_of_the_setting_of_its_table() -> None:

@@ -16,8 +16,21 @@ from tiny import tiny
 
 from experiments import __main__ as command_line
 from experiments import store as stores
+from experiments import worker
 from experiments.cells import Run
-from experiments.store import BEGUN, DAMAGED, DONE, MISSING, OTHER, Store, collect, in_use, note_partial, progress
+from experiments.store import (
+    BEGUN,
+    DAMAGED,
+    DIVERGED,
+    DONE,
+    MISSING,
+    OTHER,
+    Store,
+    collect,
+    in_use,
+    note_partial,
+    progress,
+)
 from sharp_maml_core import UserError, files, published, results, run_experiment, rundir
 
 
@@ -145,6 +158,46 @@ def test_a_run_without_a_checkpoint_leaves_no_partial_file(place: tuple[Store, d
     assert progress(store.folder(runs["g-maml-seed0"])) == (0, 0.0)
     assert note_partial(runs["g-maml-seed0"], store, "cpu") == 0
     assert not (tmp_path / stores.PARTIAL).exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"config": {}}', '{"config": {"newer": 1, "seed": 0}}'])
+def test_what_is_no_result_of_ours_is_damaged(tmp_path: Path, text: str) -> None:
+    store, runs = tiny(tmp_path)
+    store.results.mkdir()
+    store.path(runs["g-maml-seed0"]).write_text(text)
+    assert store.state(runs["g-maml-seed0"]) == DAMAGED
+
+
+def test_a_run_that_diverged_is_not_tried_again_but_with_other_settings(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    run = runs["g-maml-seed0"]
+    assert note_partial(run, store, "cpu", diverged="iteration 7: not finite") == 0
+    assert store.state(run) == DIVERGED
+    assert store.measured() == []  # it does not say what an iteration takes
+    figures = json.loads(store.partial_path(run).read_text())
+    assert figures["diverged"] == "iteration 7: not finite"
+    store.partial_path(run).write_text(json.dumps(figures | {"config": figures["config"] | {"inner_lr": 0.7}}))
+    assert store.state(run) == BEGUN
+
+
+def test_training_classes_are_tested_on_the_device_of_the_run(
+    place: tuple[Store, dict[str, Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = place
+    devices: list[str] = []
+    evaluate = stores.evaluate_run
+
+    def evaluate_run(*arguments: Any, device: str, **options: Any) -> Any:
+        devices.append(device)
+        return evaluate(*arguments, device="cpu", **options)
+
+    monkeypatch.setattr(stores, "evaluate_run", evaluate_run)
+    where = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
+    (_, (_, _, *arguments)) = worker.commands(runs["g-maml-seed0"], store, "cuda:1")
+    assert arguments[:2] == ["collect", "g-maml-seed0"]
+    assert command_line.main(arguments) == 0
+    assert command_line.main(["collect", "g-maml-seed0", *where]) == 0
+    assert devices == ["cuda:1", "auto"]
 
 
 def test_a_run_is_in_use_while_its_lock_is_held(tmp_path: Path) -> None:

@@ -118,6 +118,26 @@ def test_what_the_user_has_to_mend_is_said_once_and_the_rest_is_done(
     assert "failed   g-maml-seed0, kept up to iteration 0: no such data" in said
 
 
+def test_runs_that_diverge_do_not_keep_the_queue_from_the_others(
+    tmp_path: Path, scripts: Callable[[Script], None]
+) -> None:
+    """They would again: the next time they are left alone, and what comes after them is done in this one already."""
+    store, runs = tiny(tmp_path)
+    some = list(runs.values())
+    assert len(some) > worker.FAILURES
+    scripts(lambda run: "" if run == some[-1] else "import sys; print('iteration 7: not finite'); sys.exit(3)")
+    working, said = queue(store, some)
+    working.work()
+    assert working.done == [some[-1].name]
+    assert working.failed == [run.name for run in some[:-1]]
+    assert f"diverged {some[0].name}, kept up to iteration 0: iteration 7: not finite" in said
+    again, said = queue(store, some)
+    again.work()
+    assert (again.done, again.failed) == ([], [])
+    assert [line.split(":")[0] for line in said] == [f"diverged {run.name}" for run in some[:-1]]
+    assert str(store.partial_path(some[0])) in said[0]
+
+
 def test_when_everything_fails_the_queue_stops(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
     store, runs = tiny(tmp_path)
     scripts(lambda run: "import sys; print('could not be written (No space left on device)'); sys.exit(2)")
@@ -163,7 +183,10 @@ def test_a_budget_takes_the_first_that_fit(tmp_path: Path, scripts: Callable[[Sc
     assert working.done == ["g-maml-seed0", "long-maml-seed0"]
 
 
-def test_an_interrupted_queue_stops_its_runs(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_queue_stops_its_runs(
+    tmp_path: Path, scripts: Callable[[Script], None], number: signal.Signals
+) -> None:
     store, runs = tiny(tmp_path)
     mark = tmp_path / "begun"
     scripts(lambda run: f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(600)")
@@ -171,7 +194,7 @@ def test_an_interrupted_queue_stops_its_runs(tmp_path: Path, scripts: Callable[[
     def interrupt() -> None:
         while not mark.exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()

@@ -47,7 +47,9 @@ def assert_done(store: Store, names: list[str]) -> None:
 
 
 def test_two_cores_do_what_is_missing_and_only_that(tmp_path: Path) -> None:
-    store, _ = tiny(tmp_path)
+    folder = tmp_path / "a folder's name"  # which a shell would take apart
+    folder.mkdir()
+    store, _ = tiny(folder)
     done = snakemake(tmp_path, store, "--cores", "2")
     assert done.returncode == 0, done.stderr
     assert_done(store, ["g-maml-seed0", "g-maml-seed1"])

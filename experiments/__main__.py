@@ -14,7 +14,7 @@ from sharp_maml_core import published
 from sharp_maml_core.config import Config
 from sharp_maml_core.errors import UserError, invalid, status
 
-from . import cells, store
+from . import cells, stacks, store
 from .cost import seconds
 from .store import Store, collect
 from .tables import markdown
@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
             made.add_argument(
                 "--jobs", type=int, metavar="INT", help="runs at a time (default: 1 on a GPU, else cores)"
             )
+    made = command("stack", _stack, "train the missing seeds and radii of cells together, one launch for each grid")
+    made.add_argument("names", nargs="+", metavar="NAME", help="cells, groups or schedules")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    made.add_argument("--at-once", type=int, default=0, metavar="INT", help="runs that vmap takes at once; 0: all")
+    made.add_argument("--quiet", action="store_true", help="no progress bars")
     command("tables", _tables, "print what the results say, as Markdown: a table for each group of cells")
     made = command("collect", _collect, "make the result file of a finished run")
     made.add_argument("name", metavar="RUN", help="a run as CELL-seedN")
@@ -119,6 +124,14 @@ def _run(options: argparse.Namespace) -> int:
     )
     queue.work()
     return 1 if queue.failed else 0
+
+
+def _stack(options: argparse.Namespace) -> int:
+    kept = Store(options.runs, options.results, options.cells)
+    failed = stacks.work(
+        cells.runs(_wanted(options)), kept, device=options.device, at_once=options.at_once, progress=not options.quiet
+    )
+    return 1 if failed else 0
 
 
 def _collect(options: argparse.Namespace) -> int:

@@ -89,6 +89,7 @@ def run_stack(
     configs: Sequence[Config],
     root: str | Path = "runs",
     *,
+    folders: Sequence[Path] | None = None,
     at_once: int = 0,
     overwrite: bool = False,
     progress: bool = True,
@@ -97,10 +98,11 @@ def run_stack(
     data: Any = None,
     command: str | None = None,
 ) -> dict[Path, dict[str, Any]]:
-    """Train and test all runs, each in a folder of its own under `root`, and return what each result.json says.
+    """Train and test all runs, each in a folder of its own, and return what each result.json says.
 
     Started again it goes on where it stopped; finished runs are read, not repeated.
 
+    folders  one for each run; None: under `root`, named by the settings
     at_once  how many runs vmap takes at once, which bounds the memory; 0: all
     others   see `run_experiment`
 
@@ -113,7 +115,9 @@ def run_stack(
     first = prepare(configs[0], model, loss, data)
     train = first.splits["train"]
     model, loss = model or model_for(first.config, train), loss or loss_for(train)
-    folders = [Path(root) / default_folder(config).name for config in configs]
+    folders = folders or [Path(root) / default_folder(config).name for config in configs]
+    if len(set(folders)) != len(configs):
+        raise invalid("folders", [str(folder) for folder in folders], f"{len(configs)} folders, one for each run")
     experiments = {
         folder: Experiment(config, first.splits, learner_for(config, train, model, loss))
         for folder, config in zip(folders, configs, strict=True)

@@ -8,10 +8,11 @@ from typing import Any
 
 from . import published
 from .checks import check
-from .groups import Line, at_equal_compute, finding, names
+from .contrasts import generalization_error
+from .groups import Line, at_equal_compute, cells_of, finding, names
 from .groups import lines as lines_of
 from .published import PAPER, Ours, Result, Setting
-from .theory.paper_tables import A_TABLE, TABLES, gains
+from .theory.paper_tables import A_TABLE, GENERALIZATION_ERRORS, TABLES, gains
 
 Rows = list[dict[str, str]]
 """A dict a row, with the same keys, the headings, in each."""
@@ -92,6 +93,31 @@ def printed_gain(results: Sequence[Result], group: str) -> float | None:
     settings = {published.setting_of(run)[:3] for run in results if run.get("cell", {}).get("group") == group}
     found = [max(gains(number).values()) for number, table in TABLES.items() if table[:3] in settings]
     return max(found, default=None)
+
+
+def gaps(results: Sequence[Result]) -> Rows:
+    """The generalisation error of Section 5.3 of each of our cells, and the paper's beside those of its own length."""
+    rows = []
+    for group in names(results):
+        for name, runs in cells_of(results, group).items():
+            gap = generalization_error(runs)
+            if gap is not None:
+                spread = "" if math.isnan(gap.interval) else f" ± {gap.interval:.2f}"
+                printed = _printed_gap(published.setting_of(runs[0])) if name in ("maml", "both") else None
+                rows.append(
+                    {
+                        "group": group,
+                        "cell": name,
+                        "gap, points": f"{gap.mean:.2f}{spread}",
+                        "the paper": "" if printed is None else f"{printed:.2f}",
+                    }
+                )
+    return rows
+
+
+def _printed_gap(setting: Setting) -> float | None:
+    numbers = [number for number, table in TABLES.items() if table[:3] == setting[:3] and setting.schedule == PAPER]
+    return next((e for (m, n), e in GENERALIZATION_ERRORS.items() if m == setting.method and n in numbers), None)
 
 
 def group_notes(lines: Sequence[Line]) -> list[str]:

@@ -65,6 +65,25 @@ def test_the_claim_is_judged_at_equal_compute() -> None:
     assert tables.claims([]) == []
 
 
+def test_the_papers_generalisation_errors_stand_beside_runs_of_its_length_alone() -> None:
+    given = {"dataset": "miniimagenet", "n_way": 5, "k_shot": 1}
+    runs = [
+        made(variant, seed, 20, group=schedule, schedule=schedule, variant=variant, **given)
+        for schedule in ("paper", "short")
+        for variant in ("maml", "both", "up")
+        for seed in range(3)
+    ]
+    rows = {(row["group"], row["cell"]): row for row in tables.gaps(runs)}
+    assert {name: row["the paper"] for name, row in rows.items()} == {
+        ("paper", "maml"): "37.46",
+        ("paper", "both"): "34.58",
+        ("paper", "up"): "",
+        **{("short", variant): "" for variant in ("maml", "both", "up")},
+    }
+    assert rows["paper", "maml"]["gap, points"].startswith("5.00 ± ")  # `made` trains five points above its test
+    assert tables.gaps([]) == []
+
+
 def test_the_papers_largest_gain_is_that_of_the_groups_setting() -> None:
     runs = [made("maml", 0, 40, variant="maml", dataset="omniglot", n_way=20)]
     assert tables.printed_gain(runs, "g") == pytest.approx(93.47 - 91.77)

@@ -1,0 +1,69 @@
+"""A grid of cells is one launch: its runs are those of their cells, and what goes wrong with one costs no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny
+
+from experiments import __main__ as command_line
+from experiments import stacks
+from experiments.store import DIVERGED, DONE, collect
+from sharp_maml_core import UserError, published, run_experiment, stacked
+from sharp_maml_core.errors import Diverged
+
+
+def test_seeds_and_radii_are_together_and_other_lengths_are_not(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    together = stacks.stacks(list(runs.values()), store)
+    assert [[run.name for run in stack] for stack in together] == [
+        ["g-maml-seed0", "g-maml-seed1"],
+        ["g-both-seed0", "g-both-seed1"],
+        ["long-maml-seed0"],
+    ]
+
+
+def test_one_launch_makes_the_results_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, runs = tiny(tmp_path)
+    first = runs["g-both-seed0"]
+    run_experiment(first.cell.config(0, "cpu"), store.folder(first), progress=False)
+    alone = collect(first, store)
+    where = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
+    assert command_line.main(["stack", "g", "--device", "cpu", "--quiet", *where]) == 0
+    assert [store.state(run) for run in runs.values() if run.cell.group == "g"] == 4 * [DONE]
+    results = {f"{run['cell']['name']}-seed{run['seed']}": run for run in published.load(store.results)}
+    assert results["g-both-seed0"] == alone  # it was there, and is as it was
+    assert results["g-maml-seed1"]["stack"]["runs"] == ["g-maml-seed0", "g-maml-seed1"]
+    assert results["g-both-seed1"]["stack"]["runs"] == ["g-both-seed1"]
+    assert "begun    2 together: g-maml-seed0, g-maml-seed1" in capsys.readouterr().out
+    assert command_line.main(["stack", "g", "--device", "cpu", *where]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_that_diverges_is_noted_and_the_others_are_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = tiny(tmp_path)
+    bad, good = runs["g-maml-seed0"], runs["g-maml-seed1"]
+
+    def run_stack(configs: object, *, folders: list[Path], **options: object) -> None:
+        run_experiment(good.cell.config(1, "cpu"), folders[1], progress=False)
+        raise Diverged("g-maml-seed0: not finite")
+
+    monkeypatch.setattr(stacks, "run_stack", run_stack)
+    said: list[str] = []
+    assert stacks.work([bad, good], store, device="cpu", progress=False, say=said.append) == ["g-maml-seed0"]
+    assert (store.state(bad), store.state(good)) == (DIVERGED, DONE)
+    assert [line.split()[0] for line in said] == ["begun", "diverged", "done"]
+
+
+def test_what_cannot_be_stacked_is_refused_before_any_work(tmp_path: Path) -> None:
+    store, _ = tiny(tmp_path)
+    store.cells.write_text(store.cells.read_text().replace('variant = "both"', 'variant = "reptile"'))
+    where = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
+    assert command_line.main(["stack", "g", *where]) == 2
+    assert not store.runs.exists()
+    config = command_line.cells.load(store.cells)[0].config(0, "cpu")
+    with pytest.raises(UserError, match=r"folders=.* it must be 1 folders"):
+        stacked.run_stack([config], folders=[tmp_path / "a", tmp_path / "b"])

@@ -55,13 +55,9 @@ class Store:
     def state(self, run: Run) -> str:
         """done, begun or diverged (here or, by its partial file, elsewhere), missing, damaged, of other settings."""
         if self.path(run).exists():
-            result = _read(self.path(run))
-            try:
-                return DAMAGED if result is None else OTHER if differences(run, result) else DONE
-            except (UserError, KeyError):  # its settings are none of ours, or it lacks some
-                return DAMAGED
+            return {None: DAMAGED, True: DONE, False: OTHER}[_is_of(run, _read(self.path(run)))]
         partial = _read(self.partial_path(run)) if self.partial_path(run).exists() else None
-        if partial is not None and DIVERGED in partial and not differences(run, partial):
+        if partial is not None and DIVERGED in partial and _is_of(run, partial):
             return DIVERGED
         begun = (self.folder(run) / rundir.CHECKPOINT).exists() or self.partial_path(run).exists()
         return BEGUN if begun else MISSING
@@ -166,6 +162,14 @@ def differences(run: Run, result: dict[str, Any]) -> str:
     if result["config"]["seed"] != run.seed:
         changed.append(f"seed {result['config']['seed']} is now {run.seed}")
     return ", ".join(changed)
+
+
+def _is_of(run: Run, result: dict[str, Any] | None) -> bool | None:
+    """Whether a result has its cell's settings; None for one that cannot be read or whose settings are none of ours."""
+    try:
+        return None if result is None else not differences(run, result)
+    except (UserError, KeyError):
+        return None
 
 
 def _cell(run: Run) -> dict[str, str]:

@@ -38,4 +38,8 @@ def _row(line: groups.Line, printed: Row | None) -> str:
 
 def _less(line: groups.Line) -> str:
     """The differences to the baselines, and p by Holm for all comparisons of the group."""
-    return "; ".join(f"{one.baseline} {one.difference.text}, p = {one.adjusted_p:.3f}" for one in line.against)
+    return "; ".join(f"{one.baseline} {one.difference.text}, {_p(one.adjusted_p)}" for one in line.against)
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

@@ -90,7 +90,7 @@ def alpha_curves(curves: Curves) -> Figure:
 
 
 def worth(
-    baseline: Sequence[tuple[str, Against]], methods: Sequence[tuple[str, Against]], printed: float | None
+    baseline: Sequence[tuple[str, Against]], methods: Sequence[tuple[Line, Against]], printed: float | None
 ) -> Figure:
     """What a better baseline is worth beside what the method is, on one scale of points, with 95% intervals.
 
@@ -98,7 +98,8 @@ def worth(
     methods   a variant with its difference to MAML at equal compute (`groups.at_equal_compute`)
     printed   the largest gain of a variant that the paper prints for this setting; None where it has none
     """
-    rows = [(name, against, OURS) for name, against in baseline] + [(n, a, _colour("both")) for n, a in methods]
+    rows = [(name, against, _colour("maml")) for name, against in baseline]
+    rows += [(line.name, against, _colour(line.variant)) for line, against in methods]
     with sns.axes_style("ticks"):
         figure, ax = plt.subplots(figsize=(7, 1.3 + 0.32 * len(rows)), layout="constrained")
         for place, (_, against, colour) in enumerate(rows):
@@ -107,8 +108,10 @@ def worth(
             ax.plot(found.mean, place, "o", color=colour, fillstyle="full" if against.clear else "none", markersize=6)
         ax.axvline(0, color="0.6", linewidth=1, linestyle="--")
         if printed is not None:
-            ax.axvline(printed, color=PAPER, linewidth=1, label=f"the paper's largest gain of a variant, {printed:.2f}")
-            ax.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0))
+            ax.axvline(
+                printed, color="0.2", linewidth=1.5, label=f"the paper's largest gain of a variant, {printed:.2f}"
+            )
+            ax.legend(frameon=False, fontsize="small", loc="lower right")
         names = [f"{name} − {against.baseline}" for name, against, _ in rows]
         ax.set(xlabel="difference on the same tasks, points", yticks=range(len(rows)), yticklabels=names)
         ax.set_ylim(len(rows) - 0.5, -0.5)

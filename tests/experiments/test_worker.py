@@ -189,6 +189,7 @@ def test_an_interrupted_queue_stops_its_runs(
 ) -> None:
     store, runs = tiny(tmp_path)
     mark = tmp_path / "begun"
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as from a terminal, though the tests may run under nohup
     scripts(lambda run: f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(600)")
 
     def interrupt() -> None:
@@ -202,6 +203,7 @@ def test_an_interrupted_queue_stops_its_runs(
     with pytest.raises(KeyboardInterrupt):
         working.work()
     thread.join()
+    signal.signal(signal.SIGHUP, before)
     assert [line.split()[0] for line in said] == ["begun", "stopped"]
 
 

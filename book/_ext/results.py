@@ -101,8 +101,8 @@ class ResultsTimes(FromResults):
             self.env.note_dependency(str(path))
             benchmark = json.loads(path.read_text(encoding="utf-8"))
             made.append(_table(tables.times(benchmark), f"A meta-iteration on {benchmark['device']}, MAML's being 1"))
-            told = f"{benchmark['command']}; {benchmark['rounds']} rounds; commit {benchmark['commit'][:8]}."
-            made.append(nodes.container("", _paragraph(told), classes=["stamp"]))
+            told = f"`{benchmark['command']}`; source {benchmark['source_sha256'][:8]}; {benchmark['device']}."
+            made.append(nodes.container("", *self.parse_text_to_nodes(told), classes=["stamp"]))
         return made
 
 

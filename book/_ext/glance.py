@@ -63,26 +63,32 @@ def _accuracies(book: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _gains(book: Path) -> Iterator[tuple[str, ...]]:
-    """Of each group of runs with enough seeds, the differences to MAML at equal compute; a star for what stands."""
+    """Of groups of runs with enough seeds, the differences to MAML at equal compute, and MAML's by a better recipe."""
     results = published.load(book / "results")
     printed = [gain for number in TABLES for gain in gains(number).values()]
+    question, paper = "How many points better than `maml` at equal compute? A star is more than chance. ", ""
     for group in groups.names(results):
         lines = groups.lines(results, group)
-        noted = "".join(f"; {note}" for note in tables.group_notes(lines))
-        against = {
-            line.name: one
-            for line, one in groups.at_equal_compute(lines)
-            if len(one.difference.seeds) >= published.SEEDS
-        }
+        noted = "".join(f", {note}" for note in tables.group_notes(lines))
+        against = [(line.name, one) for line, one in groups.at_equal_compute(lines) if _enough(one)]
         if against:
-            yield (
-                f"At equal compute, how many points better than `maml`? {group}{noted}; a star: more than chance",
-                f"{min(printed):+.2f} to {max(printed):+.2f} points",
-                ", ".join(
-                    f"`{name}` {one.difference.mean:+.2f}{'*' if one.clear else ''}" for name, one in against.items()
-                ),
-                "[](results.md)",
-            )
+            paper = paper or f"{min(printed):+.2f} to {max(printed):+.2f} points"
+            yield f"{question}{group}{noted}", paper, _points(against), "[](results.md)"
+            question, paper = "The same: ", " "
+    for group in groups.names(results):
+        worth = [(name, one) for name, one in groups.worth_of_baseline(results, group) if _enough(one)]
+        if worth:
+            others = ", ".join(f"`{one.baseline}`" for _, one in worth)
+            about = f"And MAML by a better recipe, on as many images as {others}? {group}"
+            yield about, "", _points(worth), "[](results-figures.md)"
+
+
+def _enough(one: groups.Against) -> bool:
+    return len(one.difference.seeds) >= published.SEEDS
+
+
+def _points(against: list[tuple[str, groups.Against]]) -> str:
+    return ", ".join(f"`{name}` {one.difference.mean:+.2f}{'*' if one.clear else ''}" for name, one in against)
 
 
 def _costs() -> Iterator[tuple[str, ...]]:

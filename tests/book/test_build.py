@@ -18,6 +18,8 @@ from builder import BOOK, ROOT, build
 sys.path.insert(0, str(BOOK / "_ext"))
 import repository
 
+from sharp_maml_core import groups, published
+
 pytestmark = pytest.mark.timeout(1800)  # one of them builds the whole book, while others wait for it
 
 EXECUTED = ("lemma1", "training", "landscapes", "convergence", "generalisation", "alpha")
@@ -129,6 +131,12 @@ def test_the_first_page_has_what_the_result_files_say(html: Path):
     assert f"{certificate['certificates'][0]['bound']:.3f}" in table
     verdicts = re.findall(r"^\*\*Verdict: ", (BOOK / "errata.md").read_text(), re.MULTILINE)
     assert f"{len(verdicts)} were checked" in table
+    results = published.load(BOOK / "results")
+    compared = [one for g in groups.names(results) for _, one in groups.at_equal_compute(groups.lines(results, g))]
+    worth = [one for g in groups.names(results) for _, one in groups.worth_of_baseline(results, g)]
+    shown = [one for one in (*compared, *worth) if len(one.difference.seeds) >= published.SEEDS]
+    assert shown
+    assert all(f"{one.difference.mean:+.2f}{'*' if one.clear else ''}" in table for one in shown)
 
 
 # --- what is executed ------------------------------------------------------------------------------------------------

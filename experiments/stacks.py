@@ -46,6 +46,7 @@ def work(
     failed = []
     for stack in stacks(runs, store):
         say(f"begun    {len(stack)} together: {', '.join(run.name for run in stack)}")
+        failure = ""
         try:
             run_stack(
                 [run.cell.config(run.seed, device) for run in stack],
@@ -54,10 +55,11 @@ def work(
                 progress=progress,
             )
         except Diverged as error:  # the others are finished
-            say(f"diverged {error}")
+            failure = str(error)
+            say(f"diverged {failure}")
         for run in stack:
             if read_result(store.folder(run)) is None:
-                note_partial(run, store, device, diverged="in a stack")
+                note_partial(run, store, device, diverged=failure)
                 failed.append(run.name)
                 continue
             collect(run, store, device)

@@ -43,6 +43,11 @@ class Store:
     results: Path = RESULTS
     cells: Path = CELLS
 
+    @property
+    def arguments(self) -> list[str]:
+        """Those of `python -m experiments` that mean these places."""
+        return ["--runs", str(self.runs), "--results", str(self.results), "--cells", str(self.cells)]
+
     def folder(self, run: Run) -> Path:
         return self.runs / run.name
 

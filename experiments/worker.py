@@ -237,8 +237,7 @@ def commands(run: Run, store: Store, device: str) -> list[list[str]]:
     """What is run for a result, after `python`: the training, which goes on where it stopped, and the collecting."""
     folder = str(store.folder(run))
     train = ["-m", "sharp_maml_core", "train", "--quiet", "--run-dir", folder, "--device", device, *run.arguments]
-    places = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
-    return [train, ["-m", "experiments", "collect", run.name, "--device", device, *places]]
+    return [train, ["-m", "experiments", "collect", run.name, "--device", device, *store.arguments]]
 
 
 def environment(jobs: int, device: str) -> dict[str, str]:

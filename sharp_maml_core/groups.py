@@ -74,7 +74,7 @@ def lines(results: Sequence[Result], group: str) -> list[Line]:
     Raises UserError for a cell with a seed twice, or whose runs differ in more than their seed.
     """
     cells = cells_of(results, group)
-    own = [name for name in sorted(cells, key=len) if _variant(cells[name]) == "maml"]
+    own = [name for name in sorted(cells, key=len) if variant_of(cells[name]) == "maml"]
     order = [*own, *(name for name in sorted(cells, key=lambda n: _place(cells[n])) if name not in own)]
     baselines = {name: cells[name] for name in own} or _lent(results, group)
     found = {
@@ -128,7 +128,7 @@ def _lent(results: Sequence[Result], group: str) -> dict[str, list[Result]]:
 
 
 def _plain(cells: dict[str, list[Result]]) -> dict[str, list[Result]]:
-    return {name: runs for name, runs in cells.items() if _variant(runs) == "maml"}
+    return {name: runs for name, runs in cells.items() if variant_of(runs) == "maml"}
 
 
 def _baselines(runs: list[Result], baselines: dict[str, list[Result]]) -> list[str]:
@@ -188,7 +188,7 @@ def statement(name: str, against: Against) -> str:
 
 def _line(name: str, runs: list[Result], against: tuple[Against, ...]) -> Line:
     return Line(
-        name, _variant(runs), average(runs), tuple(100 * run["best"]["mean"] for run in runs), _images(runs), against
+        name, variant_of(runs), average(runs), tuple(100 * run["best"]["mean"] for run in runs), _images(runs), against
     )
 
 
@@ -200,13 +200,14 @@ def _images(runs: list[Result]) -> int:
     return config.iterations * an_iteration * (2 if upper else 1)
 
 
-def _variant(runs: list[Result]) -> str:
+def variant_of(runs: list[Result]) -> str:
+    """The learner of a cell's runs, by the name in `Config`."""
     return runs[0]["config"]["variant"]
 
 
 def _place(runs: list[Result]) -> tuple[int, float, str]:
     """In the order of the family, then by radius."""
     order = list(KINDS)
-    variant, config = _variant(runs), runs[0]["config"]
+    variant, config = variant_of(runs), runs[0]["config"]
     radius = max(config["alpha_low"], config["alpha_up"])
     return (order.index(variant) if variant in order else len(order), radius, runs[0]["cell"]["name"])

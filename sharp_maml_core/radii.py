@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .contrasts import FREE_OF_RADII, same
-from .groups import cells_of, lender
+from .groups import cells_of, lender, variant_of
 from .learners.maml import KINDS
 from .published import Ours, Result, average
 from .theory.paper_tables import SHARP
@@ -36,23 +36,19 @@ def curves(results: Sequence[Result], group: str) -> Curves:
     All else is as in the group's own first cell with a radius. Where both radii count they are tied, as in the paper.
     """
     cells, continued = cells_of(results, group), lender(results, group)
-    like = next((runs for runs in cells.values() if _variant(runs) in SHARP), None)
+    like = next((runs for runs in cells.values() if variant_of(runs) in SHARP), None)
     if like is None:
         return Curves({}, {})
     if continued is not None:
         cells = cells_of(results, continued) | cells
     alike = {name: runs for name, runs in cells.items() if same(runs, like, {*FREE_OF_RADII})}
-    found = {name: sorted(_point(runs) for runs in alike.values() if _variant(runs) == name) for name in SHARP}
+    found = {name: sorted(_point(runs) for runs in alike.values() if variant_of(runs) == name) for name in SHARP}
     return Curves(
         {variant: points for variant, points in found.items() if len(points) > 1},
-        {name: average(alike[name]) for name in sorted(alike, key=len) if _variant(alike[name]) == "maml"},
+        {name: average(alike[name]) for name in sorted(alike, key=len) if variant_of(alike[name]) == "maml"},
     )
 
 
 def _point(runs: list[Result]) -> Point:
     config = runs[0]["config"]
-    return Point(config["alpha_low" if KINDS[_variant(runs)].low else "alpha_up"], average(runs))
-
-
-def _variant(runs: list[Result]) -> str:
-    return runs[0]["config"]["variant"]
+    return Point(config["alpha_low" if KINDS[variant_of(runs)].low else "alpha_up"], average(runs))

@@ -112,12 +112,12 @@ def run_stack(
     check_stack(configs)
     if at_once < 0:
         raise invalid("at_once", at_once, "at least 0")
-    first = prepare(configs[0], model, loss, data)
-    train = first.splits["train"]
-    model, loss = model or model_for(first.config, train), loss or loss_for(train)
     folders = folders or [Path(root) / default_folder(config).name for config in configs]
     if len(set(folders)) != len(configs):
         raise invalid("folders", [str(folder) for folder in folders], f"{len(configs)} folders, one for each run")
+    first = prepare(configs[0], model, loss, data)
+    train = first.splits["train"]
+    model, loss = model or model_for(first.config, train), loss or loss_for(train)
     experiments = {
         folder: Experiment(config, first.splits, learner_for(config, train, model, loss))
         for folder, config in zip(folders, configs, strict=True)

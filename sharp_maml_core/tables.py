@@ -8,7 +8,7 @@ from typing import Any
 
 from . import published
 from .checks import check
-from .contrasts import generalization_error
+from .contrasts import Gap, generalization_error
 from .groups import Line, at_equal_compute, cells_of, finding, names
 from .groups import lines as lines_of
 from .published import PAPER, Ours, Result, Setting
@@ -102,13 +102,12 @@ def gaps(results: Sequence[Result]) -> Rows:
         for name, runs in cells_of(results, group).items():
             gap = generalization_error(runs)
             if gap is not None:
-                spread = "" if math.isnan(gap.interval) else f" ± {gap.interval:.2f}"
                 printed = _printed_gap(published.setting_of(runs[0])) if name in ("maml", "both") else None
                 rows.append(
                     {
                         "group": group,
                         "cell": name,
-                        "gap, points": f"{gap.mean:.2f}{spread}",
+                        "gap, points": _mean(gap),
                         "the paper": "" if printed is None else f"{printed:.2f}",
                     }
                 )
@@ -144,6 +143,10 @@ def times(benchmark: Mapping[str, Any]) -> Rows:
 
 def accuracy(found: Ours) -> str:
     """Mean and 95% interval over seeds; of a single seed, the mean alone."""
+    return _mean(found)
+
+
+def _mean(found: Ours | Gap) -> str:
     return f"{found.mean:.2f}" + ("" if math.isnan(found.interval) else f" ± {found.interval:.2f}")
 
 

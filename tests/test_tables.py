@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from made_results import a_group, made
 
-from sharp_maml_core import groups, tables
+from sharp_maml_core import groups, published, tables
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.theory.paper_tables import TABLES
 
@@ -93,6 +93,12 @@ def test_the_papers_largest_gain_is_that_of_the_groups_setting() -> None:
 def test_notes_of_a_group_are_those_of_its_runs() -> None:
     runs = [run | {"data_notes": {"train": "57 of 64 classes"}} for run in a_group()]
     assert tables.group_notes(groups.lines(runs, "g")) == ["57 of 64 classes"]
+
+
+def test_what_was_chosen_among_several_settings_says_so() -> None:
+    found = published.average(a_group()[:3])
+    assert tables.details(found) == "0, 1, 2; 100; 120"
+    assert tables.details(found._replace(candidates=4)).endswith("; 120; the best of 4 settings on validation")
 
 
 def test_a_table_that_there_is_not() -> None:

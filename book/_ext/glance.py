@@ -66,15 +66,15 @@ def _gains(book: Path) -> Iterator[tuple[str, ...]]:
     """Of groups of runs with enough seeds, the differences to MAML at equal compute, and MAML's by a better recipe."""
     results = published.load(book / "results")
     printed = [gain for number in TABLES for gain in gains(number).values()]
-    question, paper = "How many points better than `maml` at equal compute? A star is more than chance. ", ""
+    question = "How many points better than `maml` at equal compute? A star is more than chance. "
+    paper = f"{min(printed):+.2f} to {max(printed):+.2f} points"
     for group in groups.names(results):
         lines = groups.lines(results, group)
         noted = "".join(f", {note}" for note in tables.group_notes(lines))
         against = [(line.name, one) for line, one in groups.at_equal_compute(lines) if _enough(one)]
         if against:
-            paper = paper or f"{min(printed):+.2f} to {max(printed):+.2f} points"
             yield f"{question}{group}{noted}", paper, _points(against), "[](results.md)"
-            question, paper = "The same: ", " "
+            question, paper = "The same: ", ""
     for group in groups.names(results):
         worth = [(name, one) for name, one in groups.worth_of_baseline(results, group) if _enough(one)]
         if worth:

@@ -29,15 +29,14 @@ def test_one_launch_makes_the_results_that_are_missing(tmp_path: Path, capsys: p
     first = runs["g-both-seed0"]
     run_experiment(first.cell.config(0, "cpu"), store.folder(first), progress=False)
     alone = collect(first, store)
-    where = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
-    assert command_line.main(["stack", "g", "--device", "cpu", "--quiet", *where]) == 0
+    assert command_line.main(["stack", "g", "--device", "cpu", "--quiet", *store.arguments]) == 0
     assert [store.state(run) for run in runs.values() if run.cell.group == "g"] == 4 * [DONE]
     results = {f"{run['cell']['name']}-seed{run['seed']}": run for run in published.load(store.results)}
     assert results["g-both-seed0"] == alone  # it was there, and is as it was
     assert results["g-maml-seed1"]["stack"]["runs"] == ["g-maml-seed0", "g-maml-seed1"]
     assert results["g-both-seed1"]["stack"]["runs"] == ["g-both-seed1"]
     assert "begun    2 together: g-maml-seed0, g-maml-seed1" in capsys.readouterr().out
-    assert command_line.main(["stack", "g", "--device", "cpu", *where]) == 0
+    assert command_line.main(["stack", "g", "--device", "cpu", *store.arguments]) == 0
     assert capsys.readouterr().out == ""
 
 
@@ -61,8 +60,7 @@ def test_a_run_that_diverges_is_noted_and_the_others_are_collected(
 def test_what_cannot_be_stacked_is_refused_before_any_work(tmp_path: Path) -> None:
     store, _ = tiny(tmp_path)
     store.cells.write_text(store.cells.read_text().replace('variant = "both"', 'variant = "reptile"'))
-    where = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
-    assert command_line.main(["stack", "g", *where]) == 2
+    assert command_line.main(["stack", "g", *store.arguments]) == 2
     assert not store.runs.exists()
     config = command_line.cells.load(store.cells)[0].config(0, "cpu")
     with pytest.raises(UserError, match=r"folders=.* it must be 1 folders"):

@@ -192,11 +192,10 @@ def test_training_classes_are_tested_on_the_device_of_the_run(
         return evaluate(*arguments, device="cpu", **options)
 
     monkeypatch.setattr(stores, "evaluate_run", evaluate_run)
-    where = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
     (_, (_, _, *arguments)) = worker.commands(runs["g-maml-seed0"], store, "cuda:1")
     assert arguments[:2] == ["collect", "g-maml-seed0"]
     assert command_line.main(arguments) == 0
-    assert command_line.main(["collect", "g-maml-seed0", *where]) == 0
+    assert command_line.main(["collect", "g-maml-seed0", *store.arguments]) == 0
     assert devices == ["cuda:1", "auto"]
 
 
@@ -210,27 +209,25 @@ def test_a_run_is_in_use_while_its_lock_is_held(tmp_path: Path) -> None:
 
 def test_the_command_line(place: tuple[Store, dict[str, Run]], capsys: pytest.CaptureFixture[str]) -> None:
     store, _ = place
-    where = ["--runs", str(store.runs), "--results", str(store.results), "--cells", str(store.cells)]
-    assert command_line.main(["status", *where]) == 0
+    assert command_line.main(["status", *store.arguments]) == 0
     assert capsys.readouterr().out.startswith("g (tiny): 1 done, 1 begun, 2 missing; about ")
-    assert command_line.main(["commands", "g-maml", *where]) == 0
+    assert command_line.main(["commands", "g-maml", *store.arguments]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("python -m sharp_maml_core train --quiet --run-dir ")
-    assert command_line.main(["tables", *where]) == 0
+    assert command_line.main(["tables", *store.arguments]) == 0
     assert "## g (tiny)" in capsys.readouterr().out
-    assert command_line.main(["status", "g-malm", *where]) == 2
+    assert command_line.main(["status", "g-malm", *store.arguments]) == 2
     assert "Did you mean g-maml" in capsys.readouterr().err
-    assert command_line.main(["run", "g", "--budget", "20", *where]) == 2
+    assert command_line.main(["run", "g", "--budget", "20", *store.arguments]) == 2
     assert "20m" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(place: tuple[Store, dict[str, Run]]) -> None:
     store, _ = place
-    where = f"--runs {store.runs} --results {store.results} --cells {store.cells}"
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "experiments", "commands", *where.split()],
+        [sys.executable, "-m", "experiments", "commands", *store.arguments],
         cwd=Path(__file__).resolve().parents[2],
         stdout=write,
         stderr=subprocess.PIPE,

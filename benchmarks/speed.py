@@ -30,6 +30,7 @@ from sharp_maml_core.files import write_json, write_text
 from sharp_maml_core.memory import keep_freed_memory
 from sharp_maml_core.outer import OuterStep
 from sharp_maml_core.params import Params, dot, norm
+from sharp_maml_core.precision import full_precision
 from sharp_maml_core.results import device_name, provenance
 from sharp_maml_core.train import fresh_state
 
@@ -127,6 +128,7 @@ def _worker(connection: Any, keep_memory: bool) -> None:
     """Build systems and time single iterations of them, as asked."""
     if keep_memory:
         keep_freed_memory()
+    full_precision()
     systems: dict[str, Callable[[], None]] = {}
     while True:
         what, *arguments = connection.recv()

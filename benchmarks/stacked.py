@@ -26,6 +26,7 @@ from sharp_maml_core.files import write_json, write_text
 from sharp_maml_core.memory import keep_freed_memory
 from sharp_maml_core.outer import OuterStep
 from sharp_maml_core.params import norm
+from sharp_maml_core.precision import full_precision
 from sharp_maml_core.results import device_name, provenance
 from sharp_maml_core.stacking import Run, Stack
 from sharp_maml_core.train import fresh_state
@@ -137,6 +138,7 @@ def main() -> None:
     device = torch.device(options.device)
     origin = provenance(device)  # now: the files may change while this runs
     keep_freed_memory()
+    full_precision()
     results = measure(QUICK if options.quick else CASES, options.runs, options.rounds, device)
     slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -235,6 +235,9 @@ class Config:
         "full, or bfloat16 in the query pass only: faster, and the inner loop stays exact",
         one_of("full", "bfloat16"),
     )
+    record: bool = setting(
+        True, "on a GPU, record the meta-gradient once as a CUDA graph and replay it; false: launch its kernels", EITHER
+    )
     task_map: str = setting(
         "auto", "go over tasks by loop or by vmap; auto: loop on CPU, vmap elsewhere", one_of("auto", "loop", "vmap")
     )

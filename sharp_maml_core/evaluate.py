@@ -19,6 +19,7 @@ from .episode import Episode
 from .learners.learner import Tested
 from .meta import map_tasks, task_map
 from .params import Params
+from .recorded import recorded
 
 ACCURACY, MEAN_SQUARED_ERROR = "accuracy", "mean squared error"
 TASKS_AT_ONCE = 16
@@ -77,11 +78,14 @@ def evaluate(
             return (outputs.argmax(-1) == task.query_y).to(torch.float64).mean()
         return F.mse_loss(outputs, task.query_y).to(torch.float64)
 
-    def score(episode: Episode, mine: slice) -> Tensor:
-        how = task_map(config.task_map, episode)
-        tasks = Episode(*(value[mine] for value in episode))
+    def score(tasks: Episode) -> Tensor:
+        how = task_map(config.task_map, tasks)
         return map_tasks(one_task, (tasks,), how, config.task_chunk or None)
 
+    def part(episode: Episode, mine: slice) -> Tensor:
+        return score_mine(Episode(*(value[mine] for value in episode)))
+
+    score_mine = recorded(score, config, learner)
     scores = []
     bar = tqdm(
         total=n_tasks,
@@ -102,7 +106,7 @@ def evaluate(
                 generator=generator,
                 dtype=config.torch_dtype,
             )
-            scores.append(distributed.gather(partial(score, episode), episode.n_tasks))
+            scores.append(distributed.gather(partial(part, episode), episode.n_tasks))
             bar.set_postfix({metric: f"{float(torch.cat(scores).mean()):.3f}"}, refresh=False)
             bar.update(episode.n_tasks)
     return Evaluation(torch.cat(scores), metric)

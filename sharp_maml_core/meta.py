@@ -50,6 +50,8 @@ def map_tasks(function: Callable[..., Any], arguments: tuple[Any, ...], how: str
     """
     arguments = distributed.mine(arguments)
     if how == "vmap":
+        # Of a single task of images that lie channels last, vmap does not know the strides, and fails.
+        arguments = pytree.tree_map(torch.Tensor.contiguous, arguments)
         return torch.func.vmap(function, chunk_size=chunk, randomness="same")(*arguments)
     n_tasks = len(pytree.tree_leaves(arguments)[0])
     results = [function(*pytree.tree_map(lambda leaf, task=task: leaf[task], arguments)) for task in range(n_tasks)]
@@ -63,7 +65,7 @@ def task_map(setting: str, episode: Episode) -> str:
     convolutions of per-task weights. That vmap is the better choice on a GPU has not been measured.
     """
     if setting == "auto":
-        return "loop" if episode.support_x.device.type == "cpu" else "vmap"
+        return "loop" if episode.support_x.device.type == "cpu" or episode.n_tasks == 1 else "vmap"
     return setting
 
 

@@ -30,6 +30,7 @@ from .learners.learner import Tested
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
+from .precision import full_precision
 from .results import now, provenance, session
 from .train import TrainState, check_training_split, fresh_state, meta_train
 
@@ -122,6 +123,7 @@ def run_experiment(
                 print(f"{folder} is finished; this is its result. overwrite=True runs it again.", file=sys.stderr)
             return result
         keep_freed_memory()
+        full_precision()
         with explained(folder):
             origin = provenance(config.torch_device, command)  # now: the files may change while this runs
             state = _train(experiment, folder, origin, progress)
@@ -193,6 +195,7 @@ def evaluate_run(
         params = rundir.load_model(folder, config.torch_device)
         experiment = prepare(config, model, loss, data)
         keep_freed_memory()
+        full_precision()
         return evaluate(
             experiment.learner, params, experiment.splits[split], config, n_tasks=n_tasks, seed=seed, progress=progress
         )

@@ -50,6 +50,7 @@ FREE_TO_CHANGE = (
     "checkpoint_every",
     "snapshots",
     "tensorboard",
+    "record",
     "task_map",
     "task_chunk",
 )

@@ -31,6 +31,7 @@ from .errors import Diverged, invalid
 from .learners import Learner, Loss, build_learner
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
+from .precision import full_precision
 from .results import provenance
 from .run import Experiment, default_folder, explained, finish, kept, learner_for, prepare
 from .stacking import Run, train_stack
@@ -131,6 +132,7 @@ def run_stack(
         if results and progress:
             print(f"{len(results)} of {len(folders)} runs are finished; they are read.", file=sys.stderr)
         keep_freed_memory()
+        full_precision()
         with explained(Path(root)):
             origin = provenance(first.config.torch_device, command)
             origin |= {"stack": {"runs": [folder.name for folder in folders], "seconds": "an equal share for each run"}}

@@ -26,6 +26,7 @@ from .learners import Learner
 from .meta import Metrics
 from .outer import SCHEDULES, OuterStep
 from .params import Params, norm
+from .recorded import recorded
 from .train import Row, TrainState, diverged, draw_training_tasks, validate
 
 STEP = "step"  # Adam's count of its steps, as OuterStep keeps it
@@ -99,7 +100,8 @@ class Stack:
         def gradient(params: Params, episode: Episode, radii: dict[str, Tensor]) -> tuple[Params, Metrics]:
             return build(self._config.with_radii(radii)).gradient(params, episode)
 
-        self._gradient = torch.func.vmap(gradient, chunk_size=at_once or None, randomness="same")
+        mapped = torch.func.vmap(gradient, chunk_size=at_once or None, randomness="same")
+        self._gradient = recorded(mapped, self._config, runs[0].learner)
 
     def iterate(self, train: Split, val: Split) -> None:
         """One iteration of every run; of none where one of them diverges, which is then marked as failed."""

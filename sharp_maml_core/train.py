@@ -24,6 +24,7 @@ from .interrupts import stop_requests
 from .learners import Learner
 from .outer import SCHEDULES, OuterStep
 from .params import Params, norm, scaled
+from .recorded import recorded
 
 Row = dict[str, float]
 """One line of metrics.csv: the iteration, its training metrics, and validation figures where there was one."""
@@ -131,6 +132,7 @@ def meta_train(
     outer = OuterStep(config.outer_optimizer, state.params, state.moments)
     state.params, state.moments = outer.params, outer.moments
     schedule = SCHEDULES[config.outer_schedule]
+    gradient = recorded(learner.gradient, config, learner)
     generator = torch.Generator()
     generator.set_state(state.generator_state)
     bar = tqdm(
@@ -146,7 +148,8 @@ def meta_train(
             start = time.perf_counter()
             episode = draw_training_tasks(config, train, generator, learner.labels)
             with _kept_on_error(checkpoint, state):
-                grads, metrics = learner.gradient_at(state.iteration)(state.params, episode, generator)
+                here = learner.annealed(state.iteration) if learner.annealed else gradient
+                grads, metrics = here(state.params, episode, generator)
             row = _row(state.iteration + 1, grads, metrics)
             if not all(math.isfinite(value) for value in row.values()):
                 checkpoint(state)

@@ -41,7 +41,7 @@ def sample_episodes(
     labels        "task": the classes of a task are 0 to N-1, in random order; "split": class c of the C of the split,
                   with t quarter turns, is c + C * t in every task, below `n_classes`
 
-    Pixels are divided by 255. Images lie in memory channels last, which convolutions on CPU like best. For a
+    Pixels are divided by 255. On CPU images lie in memory channels last, which convolutions like best there. For a
     RegressionSplit a task is one function, with k_shot support and n_query query points; n_way is not used.
 
     Raises UserError if the split has too few classes, instances or points.
@@ -146,8 +146,9 @@ def _turned(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def _flat(images: Tensor) -> Tensor:
-    """[T, N, I, H, W, C] to [T, N*I, C, H, W], channels last in memory."""
-    return images.flatten(1, 2).contiguous().permute(0, 1, 4, 2, 3)
+    """[T, N, I, H, W, C] to [T, N*I, C, H, W], in memory as convolutions of float32 like it best."""
+    images = images.flatten(1, 2).contiguous().permute(0, 1, 4, 2, 3)
+    return images if images.device.type == "cpu" else images.contiguous()
 
 
 def _regression(

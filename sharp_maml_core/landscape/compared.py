@@ -20,6 +20,7 @@ from ..errors import invalid
 from ..learners import Learner
 from ..memory import keep_freed_memory
 from ..params import Params
+from ..precision import full_precision
 from ..pretrained import Pretrained
 from .directions import Frame, along
 from .single_task import SingleTask, Trained, draw_task, train_erm
@@ -86,6 +87,7 @@ def compare(
     if not isinstance(split, ImageSplit):
         raise invalid("dataset", dataset, "one of images: these figures are of classification")
     keep_freed_memory()
+    full_precision()
     task = draw_task(split, n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, seed=task_seed)
     learner = plain_maml(config, next(iter(found.values())).model)
     trained = train_erm(learner, task, steps=erm_steps, progress=progress) if erm_steps else None

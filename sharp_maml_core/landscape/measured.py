@@ -19,6 +19,7 @@ from ..data.split import Split
 from ..errors import invalid
 from ..files import write_text
 from ..memory import keep_freed_memory
+from ..precision import full_precision
 from .measure import TEST, TRAIN, Figures, Settings, identity, measure
 from .stored import VARIANTS
 
@@ -69,6 +70,7 @@ def measure_all(
         values = read(path) if path.exists() else {}
         if any(values.get(key) != value for key, value in identity(model, settings).items()):
             keep_freed_memory()
+            full_precision()
             dataset = model.config.dataset
             if dataset not in splits:
                 splits[dataset] = {split: load_split(dataset, split, root=data_root) for split in (TRAIN, TEST)}

@@ -16,6 +16,7 @@ from ..errors import invalid
 from ..evaluate import BAR_SECONDS
 from ..memory import keep_freed_memory
 from ..params import Params, add_scaled, dot
+from ..precision import full_precision
 from ..pretrained import check_like
 from .directions import Frame, Mark
 from .surfaces import Surface
@@ -73,6 +74,7 @@ def take_slice(
     chunk = _points_at_once(frame.origin) if chunk is None else chunk
     check("chunk", chunk, at_least(1))
     keep_freed_memory()
+    full_precision()
     coordinates = tuple(torch.linspace(low, high, points, dtype=torch.float64) for low, high in ranges)
     grid = torch.cartesian_prod(*coordinates).view(-1, len(coordinates))  # [points^axes, axes], the last axis fastest
     bar = tqdm(total=len(grid), desc=centre, unit="point", disable=not progress, leave=False, mininterval=BAR_SECONDS)

@@ -132,7 +132,7 @@ def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
         if shares:
             network.check_parts(*trial(config, network, split))
 
-    return Learner(init=init, gradient=outer_gradient(whole), adapt=adapt_one, predict=predict, check_split=check_split)
+    return Learner(init, outer_gradient(whole), adapt_one, predict, check_split=check_split, recordable=True)
 
 
 def _rows(particles: Params) -> Tensor:

@@ -77,7 +77,7 @@ def cavia(config: Config, network: Network, loss: Loss) -> Learner:
         params = network.init(generator, config.torch_dtype, config.torch_device)
         return select(params, lambda name: name not in shapes)
 
-    return Learner(init=init, gradient=outer_gradient(whole), adapt=adapt_one, predict=network.forward)
+    return Learner(init, outer_gradient(whole), adapt_one, network.forward, recordable=True)
 
 
 def _inner_rule(config: Config, at_test: bool = False) -> InnerRule:

@@ -88,6 +88,7 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
         adapt=adapt,
         predict=predict,
         labels="split",
+        recordable=True,
         check_split=lambda split: _check_model(config, network, split),
     )
 

@@ -90,4 +90,5 @@ def imaml(config: Config, network: Network, loss: Loss) -> Learner:
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,
+        recordable=True,
     )

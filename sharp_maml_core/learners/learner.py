@@ -55,6 +55,8 @@ class Learner:
                  among the classes of the split; see `sample_episodes`
     check_split  raises UserError for a split that it cannot be trained on
     ensemble     how many of the best parameters on validation are to be tested together; 1: no ensemble
+    recordable   whether gradient, adapt and predict launch the same kernels each time: they draw nothing at random and
+                 wait for no value, so that a GPU may replay them (`recorded`)
     """
 
     init: Callable[[torch.Generator], Params]
@@ -65,7 +67,4 @@ class Learner:
     labels: str = "task"
     check_split: Callable[[Split], None] = lambda split: None
     ensemble: int = 1
-
-    def gradient_at(self, iteration: int) -> Gradient:
-        """The gradient to use in the iteration, counted from 0."""
-        return self.gradient if self.annealed is None else self.annealed(iteration)
+    recordable: bool = False

@@ -92,4 +92,5 @@ def llama(config: Config, network: Network, loss: Loss) -> Learner:
         adapt=adapt_one,
         predict=network.forward,
         check_split=check_split,
+        recordable=True,
     )

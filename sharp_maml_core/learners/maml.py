@@ -143,6 +143,7 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
         adapt=adapt_one,
         predict=network.forward,
         check_split=check_split,
+        recordable=not kind.efficient,
     )
 
 

@@ -95,9 +95,7 @@ def matching(config: Config, network: Network, loss: Loss) -> Learner:
 
     whole = sharpen(once, config.alpha_up, adaptive=config.adaptive)
 
-    return Learner(
-        init=init, gradient=outer_gradient(whole), adapt=adapt, predict=predict, check_split=_check_is_of_classes
-    )
+    return Learner(init, outer_gradient(whole), adapt, predict, check_split=_check_is_of_classes, recordable=True)
 
 
 def log_attention(scores: Tensor, labels: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ def reptile(config: Config, network: Network, loss: Loss) -> Learner:
         gradient=gradient,
         adapt=adapt,
         predict=network.forward,
+        recordable=config.reptile_batch == 0,
     )
 
 

@@ -31,6 +31,7 @@ from sharp_maml_core.memory import keep_freed_memory
 from sharp_maml_core.outer import OuterStep
 from sharp_maml_core.params import Params, dot, norm
 from sharp_maml_core.precision import full_precision
+from sharp_maml_core.recorded import recorded
 from sharp_maml_core.results import device_name, provenance
 from sharp_maml_core.train import fresh_state
 
@@ -100,13 +101,16 @@ def ours(shape: Shape, variant: str, device: str, **settings: Any) -> Callable[[
     state = fresh_state(learner, config)
     outer = OuterStep(config.outer_optimizer, state.params, state.moments)
     generator = torch.Generator().manual_seed(0)
+    gradient = recorded(learner.gradient, config, learner)
 
     def iteration() -> None:
-        grads, _ = learner.gradient(outer.params, episode, generator)
+        grads, _ = gradient(outer.params, episode, generator)
         outer(grads, config.outer_lr)
         if device != "cpu":
             torch.cuda.synchronize()
 
+    if gradient is not learner.gradient:
+        iteration()  # the next one records
     return iteration
 
 
@@ -183,20 +187,12 @@ def take_turns(systems: dict[str, tuple[Worker, Any, tuple[Any, ...], dict[str, 
 
 def time_systems(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
     kept, plain = Worker(keep_memory=True), Worker(keep_memory=False)
-    maps = ("loop",) if device == "cpu" else ("vmap", "loop")
-    systems: dict[str, Any] = {}
-    for how in maps:
-        mark = "" if how == maps[0] else ", loop"
-        systems |= {f"{v}{mark}": (kept, ours, (shape, v, device), {"task_map": how}) for v in VARIANTS}
-        systems |= {
-            f"{v}, bfloat16 query{mark}": (
-                kept,
-                ours,
-                (shape, v, device),
-                {"query_precision": "bfloat16", "task_map": how},
-            )
-            for v in ("maml", "both")
-        }
+    systems: dict[str, Any] = {v: (kept, ours, (shape, v, device), {}) for v in VARIANTS}
+    other = {"bfloat16 query": {"query_precision": "bfloat16"}}
+    if device != "cpu":
+        other |= {"not recorded": {"record": False}, "loop": {"task_map": "loop"}, "vmap": {"task_map": "vmap"}}
+    for name, settings in other.items():
+        systems |= {f"{v}, {name}": (kept, ours, (shape, v, device), settings) for v in ("maml", "both")}
     if device == "cpu":
         systems |= {f"Torchmeta {v}": (plain, peer, (shape, v), {}) for v in ("maml", "both")}
         systems |= {f"Torchmeta {v}, kept memory": (kept, peer, (shape, v), {}) for v in ("maml", "both")}
@@ -255,7 +251,12 @@ def gradient_errors(shape: Shape, device: str) -> dict[str, Any]:
 
     exact = gradient(dtype="float64")
     figures = {}
-    for name, settings in (("float32", {}), ("bfloat16 query", {"query_precision": "bfloat16"})):
+    cases: dict[str, dict[str, Any]] = {"float32": {}, "bfloat16 query": {"query_precision": "bfloat16"}}
+    if device != "cpu":
+        cases["TF32"] = {}
+    full_precision()
+    for name, settings in cases.items():
+        torch.backends.cudnn.allow_tf32 = name == "TF32"
         found = gradient(**settings)
         difference = {key: found[key] - exact[key] for key in exact}
         figures[name] = {

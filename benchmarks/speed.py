@@ -286,21 +286,17 @@ def arithmetic(shape: Shape, seconds: float, device: str, size: int = 4096) -> d
     return {"flop": float(counter.get_total_flops()), "flop_per_second": rate, "matmul": peak, "fraction": rate / peak}
 
 
-def measure(shapes: dict[str, Shape], rounds: int, device: str) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    for title, shape in shapes.items():
-        print(title, file=sys.stderr)
-        systems = time_systems(shape, rounds, device)
-        results[title] = {
-            "shape": vars(shape),
-            "seconds": systems,
-            "relative_to_maml": {v: systems[v]["median"] / systems["maml"]["median"] for v in VARIANTS},
-            "seconds_by_tasks": time_against_tasks(shape, rounds, device),
-            "peak_mib_by_inner_steps": {str(n): peak_memory(shape, n, device) for n in (1, 10)},
-            "gradient": gradient_errors(shape, device),
-            "arithmetic": arithmetic(shape, systems["maml"]["median"], device),
-        }
-    return results
+def measure(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
+    systems = time_systems(shape, rounds, device)
+    return {
+        "shape": vars(shape),
+        "seconds": systems,
+        "relative_to_maml": {v: systems[v]["median"] / systems["maml"]["median"] for v in VARIANTS},
+        "seconds_by_tasks": time_against_tasks(shape, rounds, device),
+        "peak_mib_by_inner_steps": {str(n): peak_memory(shape, n, device) for n in (1, 10)},
+        "gradient": gradient_errors(shape, device),
+        "arithmetic": arithmetic(shape, systems["maml"]["median"], device),
+    }
 
 
 def report(results: dict[str, Any]) -> str:
@@ -354,13 +350,16 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     origin = provenance(device)  # now: the files may change while this runs
-    results = measure(QUICK if options.quick else SHAPES, options.rounds, options.device)
     slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / f"speed-{slug}.json", {"results": results, "rounds": options.rounds, **origin})
-    text = report(results)
-    write_text(options.out / f"speed-{slug}.md", f"# {device_name(device)}\n\n{text}")
-    print(text)
+    results: dict[str, Any] = {}
+    for title, shape in (QUICK if options.quick else SHAPES).items():
+        print(title, file=sys.stderr)
+        results[title] = measure(shape, options.rounds, options.device)
+        # What is measured is kept, should the next shape be cut off.
+        write_json(options.out / f"speed-{slug}.json", {"results": results, "rounds": options.rounds, **origin})
+        write_text(options.out / f"speed-{slug}.md", f"# {device_name(device)}\n\n{report(results)}")
+    print(report(results))
     print(json.dumps({"written": f"speed-{slug}.json"}))
 
 

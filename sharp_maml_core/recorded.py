@@ -6,6 +6,7 @@ for several. A graph launches all of them at once; they are the same kernels, on
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,7 @@ class Recorded:
         return pytree.tree_map(torch.clone, self._result)  # the next call overwrites it
 
     def _record(self, arguments: Any) -> torch.cuda.CUDAGraph:
+        gc.collect()  # another graph that was left to the collector, and is freed while this one records, spoils it
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
@@ -68,6 +70,13 @@ class Recorded:
                 "record",
                 True,
                 "false for a model or loss that waits for the GPU (.item(), a branch on a value) or draws at random",
-                str(error).partition("\n")[0],
+                _first_of(error),
             ) from error
         return graph
+
+
+def _first_of(error: BaseException) -> str:
+    """The first line of what went wrong first: the end of a recording that failed is an error of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]

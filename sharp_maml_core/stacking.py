@@ -97,11 +97,13 @@ class Stack:
         self._drawn = [state.generator_state for state in states]  # after the last iteration that counts
         self._radii = _varying_radii([run.config for run in runs])
 
+        config = self._config  # not self: a cycle would leave what is recorded to the garbage collector
+
         def gradient(params: Params, episode: Episode, radii: dict[str, Tensor]) -> tuple[Params, Metrics]:
-            return build(self._config.with_radii(radii)).gradient(params, episode)
+            return build(config.with_radii(radii)).gradient(params, episode)
 
         mapped = torch.func.vmap(gradient, chunk_size=at_once or None, randomness="same")
-        self._gradient = recorded(mapped, self._config, runs[0].learner)
+        self._gradient = recorded(mapped, config, runs[0].learner)
 
     def iterate(self, train: Split, val: Split) -> None:
         """One iteration of every run; of none where one of them diverges, which is then marked as failed."""

@@ -66,7 +66,7 @@ book: $(STAMP) ## the book, in book/_build/html
 	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build -W -n --keep-going book
 
 bench: $(STAMP) ## time and memory
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed $(if $(DEVICE),--device $(DEVICE))
 
 clean: ## away with what was built; runs/ and .venv stay
 	rm -rf book/_build book/.executed build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

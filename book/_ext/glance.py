@@ -92,16 +92,17 @@ def _points(against: list[tuple[str, groups.Against]]) -> str:
 
 
 def _costs() -> Iterator[tuple[str, ...]]:
-    (path,) = (ROOT / "benchmarks" / "results").glob("speed-*.json")
-    shapes = json.loads(path.read_text(encoding="utf-8"))["results"]
-    ours = shapes["mini-ImageNet, 5-way 1-shot"]["relative_to_maml"]
     paper = {row.method: row.time for row in TABLES[3].rows}
-    yield (
-        f"How long does a step of {', '.join(f'`{name}`' for name in SHARP)} take, MAML's being 1?",
-        ", ".join(paper[name] for name in SHARP),
-        ", ".join(f"{ours[name]:.2f}" for name in SHARP),
-        "[](speed.md)",
-    )
+    for path in sorted((ROOT / "benchmarks" / "results").glob("speed-*.json")):
+        benchmark = json.loads(path.read_text(encoding="utf-8"))
+        ours = benchmark["results"]["mini-ImageNet, 5-way 1-shot"]["relative_to_maml"]
+        methods = ", ".join(f"`{name}`" for name in SHARP)
+        yield (
+            f"How long does a step of {methods} take on {benchmark['device']}, MAML's being 1?",
+            ", ".join(paper[name] for name in SHARP),
+            ", ".join(f"{ours[name]:.2f}" for name in SHARP),
+            "[](speed.md)",
+        )
 
 
 def _flatness(book: Path) -> Iterator[tuple[str, ...]]:

@@ -25,6 +25,7 @@ SINGLE_LEVEL = ("erm", "sam")
 """Those that are trained on the classes of the whole split at once, and not on tasks."""
 
 PAPERS_RADIUS, SAMS_RADIUS = 5e-4, 0.05
+PAPERS_INNER_LR, ADAMS_INNER_LR = 0.1, 1e-3
 
 SEED = Allowed("at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
 NOT_EMPTY = Allowed("a name or a path", lambda value: bool(value))
@@ -43,7 +44,13 @@ class Config:
 
     # The method
     variant: str = setting("both", "the meta-learner", one_of(*VARIANTS), "Section 3.2, 5.4")
-    inner_lr: float = setting(0.1, "step size of the inner loop, beta_low", ABOVE_ZERO, "Section 5.1")
+    inner_lr: float = setting(
+        None,
+        f"step size of the inner loop, beta_low; None: {PAPERS_INNER_LR}, for reptile, whose inner steps are Adam's, "
+        f"{ADAMS_INNER_LR}",
+        ABOVE_ZERO,
+        "Section 5.1; Nichol et al.",
+    )
     inner_steps: int = setting(5, "gradient steps of the inner loop", at_least(1), "released README")
     eval_inner_steps: int = setting(0, "the same at validation and test time; 0: as in training", at_least(0))
     outer_lr: float = setting(1e-3, "learning rate of the outer loop, beta_up", ABOVE_ZERO, "Section 5.1")
@@ -244,10 +251,10 @@ class Config:
     task_chunk: int = setting(0, "tasks that vmap takes at once, which bounds the memory; 0: all", at_least(0))
 
     def __post_init__(self) -> None:
-        radii = _own_radii(self.variant)
+        own = _own_settings(self.variant)
         for f in dataclasses.fields(self):
             given = getattr(self, f.name)
-            value = radii[f.name] if given is None and f.name in radii else _typed(f.name, given)
+            value = own[f.name] if given is None and f.name in own else _typed(f.name, given)
             object.__setattr__(self, f.name, value)
             check(f.name, value, f.metadata["allowed"])
         if self.query_precision == "bfloat16" and self.dtype == "float64":
@@ -293,11 +300,11 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """A copy with some fields changed, checked like a new one.
 
-        Where the variant changes, a radius that is the old one's own becomes the new one's, unless it is given.
+        Where the variant changes, a setting that is the old one's own becomes the new one's, unless it is given.
         """
         check_names(changes, FIELDS)
         if changes.get("variant", self.variant) != self.variant:
-            own = _own_radii(self.variant).items()
+            own = _own_settings(self.variant).items()
             changes = {name: None for name, value in own if getattr(self, name) == value} | changes
         return dataclasses.replace(self, **changes)
 
@@ -332,11 +339,12 @@ def check_names(given: Any, known: Any) -> None:
             )
 
 
-def _own_radii(variant: str) -> dict[str, float]:
-    """The radii of a variant for which none are given."""
+def _own_settings(variant: str) -> dict[str, float]:
+    """The radii and the inner rate of a variant for which none are given."""
+    inner_lr = ADAMS_INNER_LR if variant == "reptile" else PAPERS_INNER_LR
     if variant in OTHERS:
-        return {"alpha_low": 0.0, "alpha_up": SAMS_RADIUS if variant == "sam" else 0.0}
-    return {"alpha_low": PAPERS_RADIUS, "alpha_up": PAPERS_RADIUS}
+        return {"alpha_low": 0.0, "alpha_up": SAMS_RADIUS if variant == "sam" else 0.0, "inner_lr": inner_lr}
+    return {"alpha_low": PAPERS_RADIUS, "alpha_up": PAPERS_RADIUS, "inner_lr": inner_lr}
 
 
 def _typed(name: str, value: Any) -> Any:

@@ -78,6 +78,12 @@ def test_the_radii_of_a_variant_are_its_own_where_none_is_given(variant):
     assert (given.alpha_low, given.alpha_up) == (0.1, 0.2)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_so_is_the_inner_rate(variant):
+    assert Config(variant=variant).inner_lr == (0.001 if variant == "reptile" else 0.1)
+    assert Config(variant=variant, inner_lr=0.02).replace(variant="reptile").inner_lr == 0.02
+
+
 @pytest.mark.parametrize("name", LOWEST)
 def test_ranges_end_where_they_say(name):
     lowest, below = LOWEST[name]

@@ -243,6 +243,7 @@ def test_a_run_of_other_settings_is_refused_with_the_differences(tmp_path: Path)
         {"checkpoint_every": 99},
         {"snapshots": True},
         {"tensorboard": True},
+        {"record": False},
         {"task_map": "vmap"},
         {"task_chunk": 2},
     ],
@@ -263,6 +264,7 @@ def test_every_other_setting_may_not() -> None:
         "checkpoint_every",
         "snapshots",
         "tensorboard",
+        "record",
         "task_map",
         "task_chunk",
     }

@@ -111,7 +111,7 @@ def worth(
             ax.axvline(
                 printed, color="0.2", linewidth=1.5, label=f"the paper's largest gain of a variant, {printed:.2f}"
             )
-            ax.legend(frameon=False, fontsize="small", loc="lower right")
+            figure.legend(frameon=False, fontsize="small", loc="outside lower right")  # inside it would hide a row
         names = [f"{name} − {against.baseline}" for name, against, _ in rows]
         ax.set(xlabel="difference on the same tasks, points", yticks=range(len(rows)), yticklabels=names)
         ax.set_ylim(len(rows) - 0.5, -0.5)

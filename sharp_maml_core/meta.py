@@ -70,10 +70,10 @@ def task_map(setting: str, episode: Episode) -> str:
     """
     if setting != "auto":
         return setting
-    images = (episode.support_x, episode.query_x)
-    pixels = sum(math.prod(each.shape[1:]) for each in images) // max(1, episode.support_x.shape[2])
-    fills = episode.n_tasks == 1 or pixels >= PIXELS_THAT_FILL_A_GPU
-    return "loop" if fills or episode.support_x.device.type == "cpu" else "vmap"
+    if episode.support_x.device.type == "cpu" or episode.n_tasks == 1:
+        return "loop"
+    pixels = (episode.support_x.shape[1] + episode.query_x.shape[1]) * math.prod(episode.support_x.shape[3:])
+    return "loop" if pixels >= PIXELS_THAT_FILL_A_GPU else "vmap"
 
 
 def over_processes(gradient: GradientPass) -> GradientPass:

@@ -148,7 +148,7 @@ def meta_train(
             start = time.perf_counter()
             episode = draw_training_tasks(config, train, generator, learner.labels)
             with _kept_on_error(checkpoint, state):
-                here = learner.annealed(state.iteration) if learner.annealed else gradient
+                here = gradient if learner.annealed is None else learner.gradient_at(state.iteration)
                 grads, metrics = here(state.params, episode, generator)
             row = _row(state.iteration + 1, grads, metrics)
             if not all(math.isfinite(value) for value in row.values()):

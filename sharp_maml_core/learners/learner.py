@@ -68,3 +68,7 @@ class Learner:
     check_split: Callable[[Split], None] = lambda split: None
     ensemble: int = 1
     recordable: bool = False
+
+    def gradient_at(self, iteration: int) -> Gradient:
+        """The gradient to use in the iteration, counted from 0."""
+        return self.gradient if self.annealed is None else self.annealed(iteration)

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from sharp_maml_core import Config, Conv4, Episode, build_learner
+from sharp_maml_core.errors import UserError
 from sharp_maml_core.files import write_json, write_text
 from sharp_maml_core.memory import keep_freed_memory
 from sharp_maml_core.outer import OuterStep
@@ -348,7 +349,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one tiny shape: whether it works, not how fast")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and the table")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    try:
+        device = Config(device=options.device).torch_device
+    except UserError as error:
+        parser.error(str(error))
     origin = provenance(device)  # now: the files may change while this runs
     slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)

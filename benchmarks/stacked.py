@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from sharp_maml_core import MLP, Config, Conv4, Learner, build_learner, sample_episodes
 from sharp_maml_core.data import ImageSplit
+from sharp_maml_core.errors import UserError
 from sharp_maml_core.files import write_json, write_text
 from sharp_maml_core.memory import keep_freed_memory
 from sharp_maml_core.outer import OuterStep
@@ -138,7 +139,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one tiny case: whether it works, not how fast")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and the table")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    try:
+        device = Config(device=options.device).torch_device
+    except UserError as error:
+        parser.error(str(error))
     origin = provenance(device)  # now: the files may change while this runs
     keep_freed_memory()
     full_precision()

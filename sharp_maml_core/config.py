@@ -243,7 +243,7 @@ class Config:
         one_of("full", "bfloat16"),
     )
     record: bool = setting(
-        True, "on a GPU, record the meta-gradient once as a CUDA graph and replay it; false: launch its kernels", EITHER
+        True, "on a GPU, record the meta-gradient as a CUDA graph and replay it; false: launch each kernel anew", EITHER
     )
     task_map: str = setting(
         "auto", "go over tasks by loop or by vmap; auto: loop on CPU, vmap elsewhere", one_of("auto", "loop", "vmap")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks.peer import Peer
@@ -28,6 +29,15 @@ def test_the_benchmark_writes_its_figures_with_their_provenance(tmp_path: Path) 
     assert all(value["min"] <= value["median"] <= value["max"] for value in figures["seconds"].values())
     assert figures["gradient"]["float32"]["cosine"] > 0.999
     assert "| Torchmeta both |" in report(written["results"])
+
+
+@pytest.mark.parametrize("benchmark", ["speed", "stacked"])
+def test_a_device_that_is_not_there_is_said_in_a_sentence(benchmark: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--device", "cuda:99", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "device='cuda:99' is not allowed" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_peer_takes_the_same_step_as_our_both_with_a_recomputed_lower_perturbation() -> None:

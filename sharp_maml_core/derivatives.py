@@ -84,6 +84,11 @@ def vjp(function: Callable[..., Params], *arguments: Params) -> tuple[Params, Pu
     return values if live else {name: value.detach() for name, value in values.items()}, pullback
 
 
+def hidden(values: Tensor) -> bool:
+    """Whether values cannot be looked at now: within a transform, or while a GPU records (`recorded`)."""
+    return _transforming() or (values.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def _transforming() -> bool:
     # What autograd.Function itself asks; torch.func has no public name for it.
     return torch._C._are_functorch_transforms_active()

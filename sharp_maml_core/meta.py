@@ -16,6 +16,7 @@ from .params import Params, add_scaled
 from .sharpness import adaptive_perturbation, is_off, perturbation
 
 PIXELS_THAT_FILL_A_GPU = 150_000
+"""Of the images of one task: between what was measured to be too few and enough, see `task_map`."""
 
 Metrics = dict[str, Tensor]
 """Scalars of a batch of tasks: `query_loss`, for classes `query_accuracy`, after `sharpen` also `perturbed_loss`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .derivatives import hidden
 from .errors import invalid
 from .params import Params, select
 
@@ -94,7 +95,7 @@ class Network:
 
     def check_parts(self, params: Params, x: Tensor) -> None:
         """Raise UserError, the first time it is called, unless the module computes head(features(x))."""
-        if self._parts_checked or torch._C._are_functorch_transforms_active():  # inside, values cannot be looked at
+        if self._parts_checked or hidden(x):
             return
         with torch.no_grad():
             whole, composed = self.forward(params, x), self.head(params, self.features(params, x))

@@ -25,7 +25,6 @@ class Ensemble:
 
     adapt: Callable[[Params, Tensor, Tensor], Params]
     predict: Callable[[Params, Tensor], Tensor]
-    recordable: bool = False
 
 
 def ensemble_params(members: Sequence[Params]) -> Params:
@@ -46,7 +45,7 @@ def ensemble(learner: Tested, classes: bool) -> Ensemble:
         outputs = torch.stack([learner.predict(member, query_x) for member in _members(fast)])
         return outputs.softmax(-1).mean(0).log() if classes else outputs.mean(0)
 
-    return Ensemble(adapt, predict, getattr(learner, "recordable", False))
+    return Ensemble(adapt, predict)
 
 
 def _members(params: Params) -> list[Params]:

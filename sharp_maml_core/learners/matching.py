@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.split import RegressionSplit, Split
-from ..derivatives import value_and_gradients
+from ..derivatives import hidden, value_and_gradients
 from ..episode import Episode
 from ..errors import UserError, invalid
 from ..meta import MetaGradient, Metrics, sharpen
@@ -123,14 +123,8 @@ def _check_is_of_classes(split: Split) -> None:
         raise _no_classes(f"the targets of {split.name}")
 
 
-def _hidden(values: Tensor) -> bool:
-    """Whether they cannot be looked at: inside of a transform, or while a GPU records."""
-    recording = values.is_cuda and torch.cuda.is_current_stream_capturing()
-    return recording or torch._C._are_functorch_transforms_active()
-
-
 def _check_classes(targets: Tensor, n_way: int) -> None:
     if targets.is_floating_point():
         raise _no_classes("these targets")
-    if not _hidden(targets) and int(targets.max()) >= n_way:
+    if not hidden(targets) and int(targets.max()) >= n_way:
         raise invalid("n_way", n_way, f"above {int(targets.max())}, a label of the support set")

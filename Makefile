@@ -39,9 +39,11 @@ train: $(STAMP) ## train and test a learner: notebooks/train.ipynb -> runs/train
 	@mkdir -p runs
 	$(BIN)/python -m papermill notebooks/train.ipynb $(call quoted,runs/train-$(value VARIANT).ipynb) $(PARAMETERS) --log-output < /dev/null
 
+# Of results and bench.
+DEVICE := auto
+
 # Without a budget Snakemake does all that is missing, here or, with PROFILE=slurm, on a cluster. CELLS: cells, groups or
 # schedules of experiments/cells.toml, by default those for the device. JOBS: runs at a time.
-DEVICE := auto
 PROFILE := local
 HERE = --cores $(call quoted,$(or $(value JOBS),all)) --resources gpu=1
 results: $(STAMP) ## the missing runs of the paper's tables and figures -> book/results
@@ -66,7 +68,7 @@ book: $(STAMP) ## the book, in book/_build/html
 	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build -W -n --keep-going book
 
 bench: $(STAMP) ## time and memory
-	$(BIN)/python -m benchmarks.speed $(if $(DEVICE),--device $(DEVICE))
+	$(BIN)/python -m benchmarks.speed --device $(call quoted,$(value DEVICE))
 
 clean: ## away with what was built; runs/ and .venv stay
 	rm -rf book/_build book/.executed build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

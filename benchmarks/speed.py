@@ -187,7 +187,7 @@ def take_turns(systems: dict[str, tuple[Worker, Any, tuple[Any, ...], dict[str, 
 
 
 def time_systems(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
-    kept, plain = Worker(keep_memory=True), Worker(keep_memory=False)
+    kept = Worker(keep_memory=True)
     systems: dict[str, Any] = {v: (kept, ours, (shape, v, device), {}) for v in VARIANTS}
     other = {"bfloat16 query": {"query_precision": "bfloat16"}}
     if device != "cpu":
@@ -195,12 +195,13 @@ def time_systems(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
     for name, settings in other.items():
         systems |= {f"{v}, {name}": (kept, ours, (shape, v, device), settings) for v in ("maml", "both")}
     if device == "cpu":
+        plain = Worker(keep_memory=False)
         systems |= {f"Torchmeta {v}": (plain, peer, (shape, v), {}) for v in ("maml", "both")}
         systems |= {f"Torchmeta {v}, kept memory": (kept, peer, (shape, v), {}) for v in ("maml", "both")}
         systems |= {f"{v}, default allocator": (plain, ours, (shape, v, device), {}) for v in ("maml", "both")}
     figures = take_turns(systems, rounds)
-    kept.close()
-    plain.close()
+    for worker in {worker for worker, *_ in systems.values()}:
+        worker.close()
     return figures
 
 
@@ -344,7 +345,7 @@ def report(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
     parser.add_argument("--rounds", type=int, default=7, help="iterations of each system (default 7)")
     parser.add_argument("--quick", action="store_true", help="one tiny shape: whether it works, not how fast")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and the table")
@@ -359,7 +360,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for title, shape in (QUICK if options.quick else SHAPES).items():
         print(title, file=sys.stderr)
-        results[title] = measure(shape, options.rounds, options.device)
+        results[title] = measure(shape, options.rounds, str(device))
         # What is measured is kept, should the next shape be cut off.
         write_json(options.out / f"speed-{slug}.json", {"results": results, "rounds": options.rounds, **origin})
         write_text(options.out / f"speed-{slug}.md", f"# {device_name(device)}\n\n{report(results)}")

@@ -143,6 +143,13 @@ def test_make_itself_is_no_parameter():
     assert re.findall(r"-p \w+ \S+", command) == ["-p variant 'both'"]
 
 
+@pytest.mark.parametrize(("arguments", "device"), [((), "auto"), (("DEVICE=cuda:1",), "cuda:1")])
+def test_bench_takes_a_device_as_results_does(arguments: tuple[str, ...], device: str):
+    shown = _make("-n", "bench", *arguments)
+    assert shown.returncode == 0, shown.stderr
+    assert f"-m benchmarks.speed --device '{device}'\n" in shown.stdout
+
+
 STUB = """#!/bin/sh
 echo "$@" >> log
 case "$*" in

@@ -42,7 +42,7 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
     """ERM, or SAM where `alpha_up` is above 0, on episodes whose labels are the classes of the split.
 
     All images of a batch, support and query, are normalised together in training; at test time those of a task's
-    support set are, and those of its queries.
+    support set are, and those of its queries. So several processes cannot share a batch: each takes all of it.
     """
     _refuse_what_does_not_apply(config, network)
     steps = config.eval_inner_steps or config.inner_steps

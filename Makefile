@@ -29,7 +29,7 @@ PARAMETERS = $(foreach v,VARIANT $(sort $(GIVEN)),-p $(shell echo '$v' | tr A-Z 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-7s %s\n", $$1, $$2 }'
 	@echo
-	@echo 'Settings of a run follow make train, in capitals:  make train VARIANT=up DATASET=omniglot ITERATIONS=500'
+	@echo 'Settings of a run follow make train, in capitals:  make train VARIANT=up DATASET=omniglot DOWNLOAD=true'
 	@echo 'Within a time, the most valuable first:  make results BUDGET=20m DEVICE=cuda CELLS="omniglot-5way-1shot-short"'
 	@echo 'More for pytest:  make test PYTEST="-k adapt".  Another Python for a new .venv:  make env PYTHON=python3.12'
 
@@ -43,11 +43,15 @@ train: $(STAMP) ## train and test a learner: notebooks/train.ipynb -> runs/train
 DEVICE := auto
 
 # Without a budget Snakemake does all that is missing, here or, with PROFILE=slurm, on a cluster. CELLS: cells, groups or
-# schedules of experiments/cells.toml, by default those for the device. JOBS: runs at a time.
+# schedules of experiments/cells.toml, by default those for the device. JOBS: runs at a time. DOWNLOAD=true: fetch the data.
 PROFILE := local
+DOWNLOAD := false
+FETCH = $(BIN)/python -m experiments fetch $(CELLS) --device $(call quoted,$(value DEVICE))
 HERE = --cores $(call quoted,$(or $(value JOBS),all)) --resources gpu=1
 results: $(STAMP) ## the missing runs of the paper's tables and figures -> book/results
+	$(if $(filter true True,$(DOWNLOAD)),$(FETCH))
 ifdef BUDGET
+	$(if $(filter local,$(PROFILE)),,$(error BUDGET is for the queue of this machine: leave it out with PROFILE=$(PROFILE)))
 	$(BIN)/python -m experiments run $(CELLS) --device $(call quoted,$(value DEVICE)) --budget $(call quoted,$(value BUDGET)) $(if $(JOBS),--jobs $(call quoted,$(value JOBS)))
 else
 	$(BIN)/snakemake -s experiments/Snakefile --profile experiments/profiles/$(PROFILE) $(if $(filter local,$(PROFILE)),$(HERE)) --config device=$(call quoted,$(value DEVICE)) names=$(call quoted,$(value CELLS))

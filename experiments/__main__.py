@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sharp_maml_core import published
 from sharp_maml_core.config import Config
+from sharp_maml_core.data import SPLITS, load_split
 from sharp_maml_core.errors import UserError, invalid, status
 
 from . import cells, stacks, store
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, run, help in (
         ("status", _status, "say what is done, begun and missing, and what it will take"),
+        ("fetch", _fetch, "fetch the data that missing runs need, once and before any of them"),
         ("commands", _commands, "print the commands of runs, to run them by hand"),
         ("run", _run, "do what is missing on this machine, the most valuable first, and stop when the budget ends"),
     ):
@@ -101,6 +103,23 @@ def _status(options: argparse.Namespace) -> int:
         for name, state in states.items():
             if state in (store.DAMAGED, store.OTHER):
                 print(f"    {name}: its file is {state}")
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    kept = Store(options.runs, options.results, options.cells)
+    missing = [run for run in cells.runs(_wanted(options)) if kept.state(run) in (store.MISSING, store.BEGUN)]
+    troubles = []
+    for dataset in dict.fromkeys(run.cell.config(run.seed).dataset for run in missing):
+        try:
+            for split in SPLITS:
+                load_split(dataset, split, download=True)
+        except UserError as error:
+            troubles.append(str(error))
+        else:
+            print(f"{dataset}: there")
+    if troubles:
+        raise UserError("\n".join(troubles))
     return 0
 
 

@@ -44,6 +44,13 @@ def check(parameter: str, value: Any, allowed: Allowed, fix: str = "") -> None:
         raise invalid(parameter, value, allowed.text, fix)
 
 
+def switch(parameter: str, value: Any) -> bool:
+    """True or false; papermill and the command line give the word as text. Raises UserError for anything else."""
+    if str(value).lower() not in ("true", "false"):
+        raise invalid(parameter, value, "true or false")
+    return str(value).lower() == "true"
+
+
 def check_finite(parameter: str, value: Tensor) -> None:
     """Raise UserError, naming the parameter, for a tensor with a NaN or an infinity in it."""
     if not value.isfinite().all():

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from .checks import ABOVE_ZERO, Allowed, at_least, between, check, one_of
+from .checks import ABOVE_ZERO, Allowed, at_least, between, check, one_of, switch
 from .errors import invalid
 
 FAMILY = ("maml", "fomaml", "low", "up", "both", "anil", "low-anil", "e-low", "e-low-anil")
@@ -208,6 +208,11 @@ class Config:
         "Koch et al. 2015",
     )
     data_root: str = setting("", "folder of the data sets; empty: $SHARP_MAML_DATA, else the user's cache", ANYTHING)
+    image_size: int = setting(
+        0,
+        "pixels per edge to which the images of a folder of your own are resized; 0: they all have one size",
+        at_least(0),
+    )
     download: bool = setting(False, "fetch a missing data set through Torchmeta", EITHER)
     filters: int = setting(64, "filters of each convolution", at_least(1), "Section 5.1")
     downsampling: str = setting(
@@ -351,11 +356,7 @@ def _typed(name: str, value: Any) -> Any:
     """The value in its field's type: papermill and the command line give text, YAML an int for a float."""
     kind = TYPES[name]
     if kind is bool:
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-        raise invalid(name, value, "true or false")
+        return switch(name, value)
     if kind is str:
         if isinstance(value, str):
             return value

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from .config import FIELDS, Config, check_names, config_from
+
+SHORTER = ("iterations", "eval_every", "val_tasks")
+"""Settings whose defaults are a notebook's own: it is for a first run of minutes, Config for the paper's."""
 
 
 def parameters(namespace: Mapping[str, Any], before: Set[str], extra: Set[str]) -> Config:
@@ -33,11 +37,16 @@ def only(namespace: Mapping[str, Any], before: Set[str], allowed: Collection[str
 def papermill_command(notebook: str, config: Config) -> str:
     """The command that runs a notebook with these settings, for the record: what differs from the defaults.
 
-    Where the data lie on this machine is left out.
+    So that it is the same run in a notebook with other defaults, `SHORTER` is always said. Where the data lie on this
+    machine is left out.
     """
     settings = config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name}
     plain = Config(variant=config.variant).to_dict() | {"variant": FIELDS["variant"].default}
-    changed = [f"-p {name} {value}" for name, value in settings.items() if value != plain[name]]
+    changed = [
+        f"-p {name} {shlex.quote(str(value))}"
+        for name, value in settings.items()
+        if value != plain[name] or name in SHORTER
+    ]
     return " ".join([f"papermill {notebook} out.ipynb", *changed])
 
 

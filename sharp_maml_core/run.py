@@ -60,14 +60,21 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
     data         an array or a dict of arrays instead of `config.dataset`; see `load_split`
     """
     if config.tensorboard and find_spec("tensorboard") is None:
-        raise UserError('tensorboard=True needs the package tensorboard: pip install "sharp-maml-core[tensorboard]".')
+        raise UserError("tensorboard=True needs the package tensorboard: pip install tensorboard.")
     source = config.dataset if data is None else data
     device = config.torch_device
     distributed.check_device(device)
 
     def load() -> dict[str, Split]:
         return {
-            name: load_split(source, name, root=config.data_root or None, download=config.download, device=device)
+            name: load_split(
+                source,
+                name,
+                root=config.data_root or None,
+                download=config.download,
+                image_size=config.image_size or None,
+                device=device,
+            )
             for name in SPLITS
         }
 

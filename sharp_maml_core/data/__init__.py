@@ -17,6 +17,7 @@ from .split import ImageSplit, RegressionSplit, Split
 __all__ = ["ImageSplit", "RegressionSplit", "Split", "check_split", "load_split", "sample_episodes"]
 
 SPLITS = ("train", "val", "test")
+KNOWN = ("glyphs", *BENCHMARKS, "sinusoid")
 
 
 def load_split(
@@ -50,10 +51,13 @@ def _load(
     dataset: Any, split: str, root: str | os.PathLike[str] | None, download: bool, seed: int, image_size: int | None
 ) -> Split:
     if not isinstance(dataset, str | os.PathLike):
+        _as_they_are(image_size, "an array")
         from .own import load_array
 
         return load_array(dataset if not isinstance(dataset, Mapping) else dict(dataset), split, seed=seed)
     name = os.fspath(dataset)
+    if name in KNOWN:
+        _as_they_are(image_size, name)
     if name == "glyphs":
         from .glyphs import load_glyphs
 
@@ -66,5 +70,9 @@ def _load(
         from .own import load_folder
 
         return load_folder(name, split, seed=seed, image_size=image_size)
-    known = ", ".join(("glyphs", *BENCHMARKS, "sinusoid"))
-    raise invalid("dataset", name, f"one of {known}, or an existing folder of class folders of images")
+    raise invalid("dataset", name, f"one of {', '.join(KNOWN)}, or an existing folder of class folders of images")
+
+
+def _as_they_are(image_size: int | None, source: str) -> None:
+    if image_size is not None:
+        raise invalid("image_size", image_size, f"left out for {source}: only a folder's images are resized")

@@ -178,7 +178,8 @@ def _class_dataset(name: str, benchmark: _Benchmark, split: str, data_root: Path
     if missing and not download:
         raise MissingData(
             f"{benchmark.title} ({split}) is not there: looked for {' and '.join(map(str, missing))}. "
-            f'Fetch it with `load_split("{name}", "{split}", download=True)` (in a notebook: `-p download True`), '
+            f'Fetch it with `load_split("{name}", "{split}", download=True)` (make: `DOWNLOAD=true`; a notebook: '
+            "`-p download True`; on the command line: `--download true`), "
             f"put Torchmeta's files into {folder}, or set {ENVIRONMENT_VARIABLE} to the folder that has "
             f"{benchmark.folder}/ in it."
         )

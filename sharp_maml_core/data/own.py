@@ -271,7 +271,7 @@ def _common_format(files: Sequence[Path], size: tuple[int, int] | None, root: Pa
         for file, (h, w, _) in zip(files, formats, strict=True)
         if (h, w) != (height, width)
     ]
-    _report(odd, root, "Give image_size=(height, width) to resize all images.")
+    _report(odd, root, "Give image_size, the pixels per edge to which all are to be resized.")
     return (height, width), usual
 
 

@@ -81,7 +81,7 @@ def way_of(
     """
     config = rundir.read_config(run_dir, device="cpu")
     snapshots = rundir.load_snapshots(run_dir)
-    split = load_split(config.dataset, "train", root=data_root)
+    split = load_split(config.dataset, "train", root=data_root, image_size=config.image_size or None)
     return walk(snapshots, config, split, points=points, progress=progress)
 
 

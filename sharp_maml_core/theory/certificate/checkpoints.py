@@ -50,7 +50,7 @@ def certify_checkpoints(
         for name, found in ((other.name, getattr(other.config, setting)) for other in checkpoints):
             if found != wanted:
                 raise invalid(f"{name}.{setting}", found, f"{wanted!r}, as in {names[0]}")
-    split = load_split(config.dataset, "test", root=config.data_root or None)
+    split = load_split(config.dataset, "test", root=config.data_root or None, image_size=config.image_size or None)
     if not isinstance(split, ImageSplit):
         raise invalid("names", tuple(names), "classifiers: their errors are between 0 and 1")
     n_seen, n_unseen = blocks(len(split.images), config.n_way)

@@ -79,7 +79,7 @@ def certify_trained(
     for name, value in {"dimension": dimension, "passes": passes, "epochs": epochs}.items():
         check(name, value, at_least(1))
     check("delta", delta, PROBABILITY)
-    split = load_split(config.dataset, "train", root=config.data_root or None)
+    split = load_split(config.dataset, "train", root=config.data_root or None, image_size=config.image_size or None)
     if not isinstance(split, ImageSplit):
         raise invalid("dataset", config.dataset, "of images: their errors are between 0 and 1")
     for_prior = round(PRIOR_SHARE * len(split.images))

@@ -10,7 +10,7 @@ from sharp_maml_core.errors import UserError
 from sharp_maml_core.results import device_name
 
 from .cells import Run, kind_of
-from .store import Store, progress
+from .store import Store, progress, trained_on
 
 SIDES = {"miniimagenet": (84, 3), "cifar-fs": (32, 3), "fc100": (32, 3)}  # pixels and channels; others: 28 and 1
 SECONDS_OF_A_GIGA = {"cpu": 0.045, "cuda": 2e-4}  # a billion multiplications and additions; rough, for want of better
@@ -21,16 +21,18 @@ START = 10.0  # to import, load and check
 def seconds(run: Run, store: Store, device: str, measured: list[dict[str, Any]] | None = None) -> float:
     """The seconds that a run still needs on a device.
 
-    Those of an iteration are taken from its own checkpoint, else from other seeds of its cell on this device, else they
-    are counted roughly, and scaled by what all that was measured on this device took against its count. Of a device
-    that is not here nothing is known to be measured.
+    Those of an iteration are taken from its own checkpoint, unless another device had a part in it, else from other
+    seeds of its cell on this device, else they are counted roughly, and scaled by what all that was measured on this
+    device took against its count. Of a device that is not here nothing is known to be measured, but a checkpoint that
+    one device alone made is taken for its.
     """
     config = run.cell.config(run.seed)
     name = _name(device)
     known = [found for found in (store.measured() if measured is None else measured) if found["device"] == name]
     done, spent = progress(store.folder(run))
+    before = trained_on(store.folder(run))
     same = [found["seconds_per_iteration"] for found in known if found["cell"]["name"] == run.cell.name]
-    if done:
+    if done and (before <= {name} or (name is None and len(before) == 1)):
         iteration = spent / done
     elif same:
         iteration = statistics.mean(same)

@@ -68,10 +68,21 @@ class Store:
         return BEGUN if begun else MISSING
 
     def measured(self) -> list[dict[str, Any]]:
-        """All results and partial results that can be read and say what an iteration took."""
+        """All results and partial results that can be read and say what an iteration takes on their device.
+
+        Those do not of which another device did iterations, or several processes, or a stack, which tells an equal
+        share of its seconds.
+        """
         paths = [*self.results.glob("*.json"), *(self.results / PARTIAL).glob("*.json")]
         read = [found for path in sorted(paths) if (found := _read(path)) is not None]
-        return [found for found in read if "cell" in found and found.get("seconds_per_iteration")]
+        timed = [found for found in read if "cell" in found and found.get("seconds_per_iteration")]
+        return [
+            found
+            for found in timed
+            if _devices(found.get("sessions"), found["iterations"]) <= {found["device"]}
+            and "stack" not in found
+            and found.get("processes", 1) == 1
+        ]
 
 
 def collect(run: Run, store: Store, device: str = "auto") -> dict[str, Any]:
@@ -119,7 +130,8 @@ def note_partial(run: Run, store: Store, device: str, diverged: str = "") -> int
 
     diverged  what a run that will never be finished said last
     """
-    iterations, seconds = progress(store.folder(run))
+    folder = store.folder(run)
+    iterations, seconds = progress(folder)
     if iterations or diverged:
         config = run.cell.config(run.seed, device)
         path = store.partial_path(run)
@@ -135,6 +147,7 @@ def note_partial(run: Run, store: Store, device: str, diverged: str = "") -> int
             "device": device_name(config.torch_device),
             "noted": now(),
             "config": config.to_dict(),
+            "sessions": _checkpoint(folder).get("sessions", []),
         }
         if diverged:
             figures[DIVERGED] = diverged
@@ -144,12 +157,31 @@ def note_partial(run: Run, store: Store, device: str, diverged: str = "") -> int
 
 def progress(folder: Path) -> tuple[int, float]:
     """Iterations and seconds of the checkpoint in a run folder; nothing where there is none that can be read."""
+    figures = _checkpoint(folder)
+    return figures.get("iteration", 0), figures.get("seconds", 0.0)
+
+
+def trained_on(folder: Path) -> set[str]:
+    """The devices that did the iterations of the checkpoint in a run folder; none where nobody kept them."""
+    return _devices(_checkpoint(folder).get("sessions"), progress(folder)[0])
+
+
+def _devices(sessions: list[dict[str, Any]] | None, iterations: int) -> set[str]:
+    """Those that did iterations: a run that was only tested elsewhere has a last session without any."""
+    if not sessions:  # of a run from before they were kept
+        return set()
+    ends = [*(session["from_iteration"] for session in sessions[1:]), iterations]
+    return {session["device"] for session, end in zip(sessions, ends, strict=True) if session["from_iteration"] < end}
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    """The figures of the checkpoint in a run folder; nothing where there is none that can be read."""
     try:
         with safe_open(folder / rundir.CHECKPOINT, framework="pt") as file:
-            figures = json.loads(file.metadata()["state"])
-        return figures["iteration"], figures["seconds"]
+            figures: dict[str, Any] = json.loads(file.metadata()["state"])
+        return figures if {"iteration", "seconds"} <= set(figures) else {}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return 0, 0.0
+        return {}
 
 
 def in_use(folder: Path) -> bool:

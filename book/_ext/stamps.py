@@ -16,7 +16,7 @@ TOLD = ("variant", "seed")
 def of_cell(command: str, cell: str, notes: Mapping[str, Any]) -> str:
     """Of what a notebook's cell computed."""
     told = [f"{name} {notes['parameters'][name]}" for name in TOLD if name in notes["parameters"]]
-    facts = [f"`{command}`, {cell}", *told, *_where(notes["provenance"]), f"{notes['seconds'][cell]:.1f} s"]
+    facts = [f"`{command}`, {cell}", *told, *_where([notes["provenance"]]), f"{notes['seconds'][cell]:.1f} s"]
     return "; ".join(facts) + "."
 
 
@@ -41,8 +41,19 @@ def colab(repository: str, name: str) -> str:
     return f"https://colab.research.google.com/github{urlsplit(repository).path.rstrip('/')}/blob/main/notebooks/{name}.ipynb"
 
 
-def _where(provenance: Mapping[str, Any]) -> list[str]:
-    return [f"source {provenance['source_sha256'][:8]}", provenance["device"]]
+def _where(origins: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The sources and the devices, each once. A device's name may have a comma in it, so " and " joins them."""
+    sources, devices = zip(*((origin["source_sha256"][:8], origin["device"]) for origin in origins), strict=True)
+    return [f"source {', '.join(dict.fromkeys(sources))}", " and ".join(dict.fromkeys(devices))]
+
+
+def _origins(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What computed a result: of a run that went on elsewhere, each session that did iterations."""
+    sessions = result.get("sessions", [])
+    if not sessions:
+        return [result.get("provenance", result)]
+    ends = [*(session["from_iteration"] for session in sessions[1:]), result["iterations"]]
+    return [session for session, end in zip(sessions, ends, strict=True) if session["from_iteration"] < end]
 
 
 def _told(results: list[dict[str, Any]]) -> list[str]:
@@ -54,8 +65,7 @@ def _told(results: list[dict[str, Any]]) -> list[str]:
             str(value) for result in results for value in _values(result, {k for k, v in names.items() if v == name})
         }
         told += [f"{name} {', '.join(sorted(values))}"] if values else []
-    origins = [_where(result.get("provenance", result)) for result in results]
-    told += [", ".join(dict.fromkeys(facts)) for facts in zip(*origins, strict=True)]
+    told += _where(origin for result in results for origin in _origins(result))
     seconds = sum(result.get("seconds", 0) for result in results)
     return [*told, f"{seconds:.0f} s"] if seconds else told
 

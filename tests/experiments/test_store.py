@@ -143,11 +143,40 @@ def test_a_partial_run_is_marked_and_is_no_result(place: tuple[Store, dict[str, 
     partial: dict[str, Any] = json.loads(other.partial_path(run).read_text())
     assert partial["partial"] is True
     assert (partial["iterations"], partial["of"]) == (6, 6)
+    assert [each["from_iteration"] for each in partial["sessions"]] == [0]
     assert published.load(tmp_path) == []
     assert [found["cell"]["name"] for found in other.measured()] == ["g-both"]
     collect(run, other)
     assert not other.partial_path(run).exists()
     assert len(published.load(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "counts"),
+    [
+        ({}, True),
+        ({"sessions": [("this", 0)]}, True),
+        ({"sessions": [("this", 0), ("this", 4), ("another", 6)]}, True),  # which has tested it, and no more
+        ({"sessions": [("another", 0), ("this", 6)]}, False),
+        ({"sessions": [("another", 0), ("this", 4)]}, False),
+        ({"sessions": [("this", 0), ("another", 4), ("this", 5)]}, False),
+        ({"stack": {"runs": ["g-maml-seed0", "g-maml-seed1"]}}, False),
+        ({"processes": 1}, True),
+        ({"processes": 2}, False),
+    ],
+)
+@pytest.mark.parametrize("folder", [".", stores.PARTIAL])
+def test_what_an_iteration_takes_is_told_by_runs_of_one_device_alone(
+    tmp_path: Path, folder: str, more: dict[str, Any], counts: bool
+) -> None:
+    store, runs = tiny(tmp_path)
+    figures = {"cell": {"name": "g-maml"}, "iterations": 6, "seconds_per_iteration": 0.06, "device": "this"} | more
+    if "sessions" in more:
+        figures["sessions"] = [{"device": device, "from_iteration": start} for device, start in more["sessions"]]
+    (store.results / folder).mkdir(parents=True)
+    config = runs["g-maml-seed0"].cell.config(0).to_dict()
+    (store.results / folder / "g-maml-seed0.json").write_text(json.dumps(figures | {"config": config}))
+    assert len(store.measured()) == counts
 
 
 def test_a_run_without_a_checkpoint_leaves_no_partial_file(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tiny import tiny
 from experiments import cells, cost, worker
 from experiments.__main__ import duration
 from experiments.cells import Run
-from experiments.store import PARTIAL, Store
+from experiments.store import PARTIAL, Store, progress
 from experiments.worker import Queue
 from sharp_maml_core import UserError, files, published, run_experiment, rundir
 
@@ -299,6 +299,22 @@ def test_measured_runs_make_the_estimate(tmp_path: Path) -> None:
     iterations = 6 + tests * cost.testing(config) / cost.work(config)
     expected = cost.START + 2 * both / maml * iterations
     assert cost.seconds(runs["g-both-seed0"], store, "cpu", [own]) == pytest.approx(expected)
+
+
+def test_a_checkpoint_tells_what_its_own_device_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, runs = tiny(tmp_path)
+    run = runs["long-maml-seed0"]
+    guess = cost.seconds(run, store, "cpu", [])
+    run_experiment(run.cell.config(0, "cpu").replace(iterations=6), store.folder(run), progress=False)
+    done, spent = progress(store.folder(run))
+    assert done == 6
+    config = run.cell.config(0, "cpu")
+    tests = config.eval_tasks + config.val_tasks * (config.iterations - done) / config.eval_every
+    iterations = config.iterations - done + tests * cost.testing(config) / cost.work(config)
+    own = cost.START + spent / done * iterations
+    assert cost.seconds(run, store, "cpu", []) == cost.seconds(run, store, "cuda:99", []) == pytest.approx(own)
+    monkeypatch.setattr(cost, "device_name", lambda device: "another")
+    assert cost.seconds(run, store, "cpu", []) == pytest.approx(guess, rel=1e-3)
 
 
 def test_what_a_device_of_another_machine_takes_is_counted(tmp_path: Path) -> None:

@@ -104,8 +104,7 @@ class Queue:
                 path = self._store.path(run)
                 self._say(f"{path} is {state}: left as it is. Restore it, or delete it to have the run done again.")
             elif state == DIVERGED:
-                path = self._store.partial_path(run)
-                self._say(f"diverged {run.name}: left alone. To have it tried again, delete {path} and its run folder.")
+                self._say(left_alone(run, self._store))
 
     def _fill(self) -> None:
         while len(self._working) < self._jobs and not self._gives_up() and (run := self._next()) is not None:
@@ -231,6 +230,12 @@ class Queue:
             done = self._note(job.run)
             total = job.run.cell.config(job.run.seed).iterations
             self._say(f"stopped  {job.run.name}: iteration {done} of {total}; the next time goes on from there")
+
+
+def left_alone(run: Run, store: Store) -> str:
+    """What is said of a run that is noted as diverged: it would again."""
+    path = store.partial_path(run)
+    return f"diverged {run.name}: left alone. To have it tried again, delete {path} and its run folder."
 
 
 def commands(run: Run, store: Store, device: str) -> list[list[str]]:

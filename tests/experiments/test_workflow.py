@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 import torch
 from tiny import tiny
 
-from experiments.store import Store
+from experiments import worker
+from experiments.store import Store, note_partial
 from sharp_maml_core import published
 
 # A dozen processes that each load PyTorch: on a busy machine that takes minutes.
@@ -68,6 +71,19 @@ def test_a_job_asks_for_the_gpu_that_it_uses_wherever_that_is(tmp_path: Path, de
     assert all(gpu in line.replace(",", " ").split() for line in lines)
 
 
+def test_training_and_collecting_have_the_threads_that_the_job_was_given(tmp_path: Path) -> None:
+    store, _ = tiny(tmp_path)
+    store.cells.write_text(store.cells.read_text().replace("seeds = [0, 1]", "seeds = [0]"))
+    said = snakemake(tmp_path, store, "--dry-run", "--printshellcmds", "--cores", "1")
+    assert said.returncode == 0, said.stderr
+    (line,) = (line for line in said.stdout.splitlines() if "sharp_maml_core train" in line)
+    command = line[re.search(r"(export )?OMP_NUM_THREADS", line).start() :]  # type: ignore[union-attr]
+    ask = shlex.join(["-c", "import os; print(os.environ.get('OMP_NUM_THREADS'))"])
+    asked = command.replace("-m sharp_maml_core", ask).replace("-m experiments", ask)
+    free = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    assert subprocess.check_output(["bash", "-c", asked], env=free, text=True).split() == ["1", "1"]
+
+
 def test_a_damaged_result_stops_the_workflow_with_its_name(tmp_path: Path) -> None:
     store, runs = tiny(tmp_path)
     store.results.mkdir()
@@ -76,6 +92,21 @@ def test_a_damaged_result_stops_the_workflow_with_its_name(tmp_path: Path) -> No
     assert said.returncode == 1
     assert "g-maml-seed0.json is damaged: restore it, or delete it" in said.stderr
     assert store.path(runs["g-maml-seed0"]).read_text() == "{"
+
+
+def test_a_run_that_diverged_is_left_alone_and_the_tables_are_made_without_it(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    note_partial(runs["g-maml-seed0"], store, "cpu", diverged="iteration 7: not finite")
+    said = snakemake(tmp_path, store, "--dry-run", "--printshellcmds", "--cores", "1")
+    assert said.returncode == 0, said.stderr
+    told = [line for line in said.stderr.splitlines() if line.startswith("diverged")]
+    assert told == [worker.left_alone(runs["g-maml-seed0"], store)]
+    (line,) = (line for line in said.stdout.splitlines() if "sharp_maml_core train" in line)
+    assert "g-maml-seed1" in line  # and no other
+    note_partial(runs["g-maml-seed1"], store, "cpu", diverged="iteration 7: not finite")
+    done = snakemake(tmp_path, store, "--cores", "1")
+    assert done.returncode == 0, done.stderr
+    assert (store.runs / "tables.md").read_text() == "No results.\n"
 
 
 @pytest.mark.skipif(bool(one_node.missing()), reason=one_node.missing())

@@ -174,7 +174,13 @@ def _group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[st
                 figure,
             )
             for seed in seeds:
-                cell.config(seed)  # checks the values
+                if cell.config(seed).dataset == "sinusoid":  # config checks the values
+                    raise invalid(
+                        f"dataset of {where}",
+                        "sinusoid",
+                        "one of images: a result holds the number of right answers, and a regression has none to count",
+                        "Train it by itself, with python -m sharp_maml_core train.",
+                    )
             yield cell
 
 

@@ -194,7 +194,10 @@ def in_use(folder: Path) -> bool:
 
 def differences(run: Run, result: dict[str, Any]) -> str:
     """In what a result's settings differ from its cell's; empty where they do not."""
-    before, now = settings(result), settings({"config": run.cell.config(run.seed).to_dict()})
+    before, now = (
+        values | {"dataset": Path(values["dataset"]).name}  # as in result.json, which leaves out where it lay
+        for values in (settings(result), settings({"config": run.cell.config(run.seed).to_dict()}))
+    )
     changed = [f"{name} {before[name]!r} is now {now[name]!r}" for name in now if before[name] != now[name]]
     if result["config"]["seed"] != run.seed:
         changed.append(f"seed {result['config']['seed']} is now {run.seed}")

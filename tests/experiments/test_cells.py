@@ -120,6 +120,8 @@ def test_the_command_of_a_run_has_its_settings(cell: Cell) -> None:
         ("iterations = 7", "iterations = 0", "iterations=0"),
         ("iterations = 7", "seed = 7", "seed"),
         ('variant = "maml"', 'variant = "mamml"', "mamml"),
+        ('dataset = "glyphs"', 'dataset = "sinusoid"', "dataset of group g='sinusoid'.*of images.* right answers"),
+        ('variant = "maml"', 'variant = "maml", dataset = ["glyphs", "sinusoid"]', "dataset of group g='sinusoid'"),
         ('variant = "maml"', 'varient = "maml"', "Did you mean variant"),
         ('schedule = "tiny"', 'schedule = "tinny"', "Did you mean tiny"),
         ('schedule = "tiny"', 'schedul = "tiny"', "Did you mean schedule"),

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny import tiny
 
 from experiments import __main__ as command_line
+from experiments import cells, worker
 from experiments import store as stores
-from experiments import worker
 from experiments.cells import Run
 from experiments.store import (
     BEGUN,
@@ -32,6 +34,7 @@ from experiments.store import (
     progress,
 )
 from sharp_maml_core import UserError, files, published, results, run_experiment, rundir
+from sharp_maml_core.data import SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,28 @@ def test_only_a_finished_run_of_the_cell_is_collected(place: tuple[Store, dict[s
     (folder / rundir.RESULT).write_text('{"best": ')
     with pytest.raises(UserError, match="damaged"):
         collect(runs["g-maml-seed1"], Store(tmp_path, store.results))
+
+
+def test_a_run_on_a_folder_of_images_is_collected_and_done(tmp_path: Path) -> None:
+    """Its settings name the folder with the way to it, its result.json by its last name."""
+    images, draw = tmp_path / "data" / "images", np.random.default_rng(0)
+    for split in SPLITS:
+        for name in "abc":
+            (images / split / f"{split}-{name}").mkdir(parents=True)
+            for number in range(4):
+                pixels = draw.integers(0, 256, (28, 28), dtype=np.uint8)
+                Image.fromarray(pixels).save(images / split / f"{split}-{name}" / f"{number}.png")
+    store, _ = tiny(tmp_path)
+    store.cells.write_text(store.cells.read_text().replace('"glyphs"', json.dumps(str(images))))
+    run, *_ = cells.runs(cells.load(store.cells))
+    run_experiment(run.cell.config(0, "cpu"), store.folder(run), progress=False)
+    assert collect(run, store, "cpu")["config"]["dataset"] == "images"
+    assert store.state(run) == DONE
+    store.cells.write_text(store.cells.read_text().replace("images", "others"))
+    run, *_ = cells.runs(cells.load(store.cells))
+    assert store.state(run) == OTHER
+    with pytest.raises(UserError, match="dataset 'images' is now 'others'"):
+        collect(run, store, "cpu")
 
 
 def test_scores_that_the_run_did_not_write_are_refused(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def network(name: str, filters: int) -> nn.Module:
     return Conv4((1, SIDE, SIDE), N_WAY, filters)
 
 
-# Omniglot's cell of the alpha grids (Figures 2 and 3), and two networks that are mostly overhead
+# The network of the paper on a small task of Omniglot's shape, and two networks that are mostly overhead
 CASES = {
     "Conv4, 64 filters": ("Conv4", 64, {"n_tasks": 4, "inner_steps": 1, "n_query": 15}),
     "Conv4, 8 filters": ("Conv4", 8, {"n_tasks": 4, "inner_steps": 1, "n_query": 15}),

@@ -2,8 +2,10 @@
 
 The cells of a group (`experiments/cells.toml`) are compared with each other: their runs share the data, the test tasks
 and the length, and differ in what the group is about. A baseline is a cell that is plain MAML, as at once and at twice
-the iterations; of several, those count whose other settings are the cell's, if there are any. A group that has none
-takes those of the group whose name it continues: `omniglot-5way-1shot-short` lends them to `...-short-radii`.
+the iterations; of several, those count whose other settings are the cell's, and for another system, where there are
+none, all. A Sharp-MAML is never compared with a MAML of other settings: that would be the settings' difference, not the
+perturbation's. A group that has no baseline takes those of the group of its schedule whose name it continues, where
+these were tested on the same tasks: `omniglot-5way-1shot-short` lends them to `...-short-radii`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from .config import config_from
 from .contrasts import FREE_OF_RADII, meet, same
 from .errors import invalid
 from .learners.maml import KINDS
-from .paired import Difference, compare, holm
+from .paired import Difference, compare, holm, same_tasks
 from .published import SEEDS, Ours, Result, average, candidates, setting_of
 
 SIGNIFICANCE = 0.05
@@ -59,8 +61,7 @@ class Line(NamedTuple):
     @property
     def sharp(self) -> bool:
         """Whether it is one of the paper's own methods."""
-        kind = KINDS.get(self.variant)
-        return kind is not None and (kind.low or kind.up)
+        return _sharp(self.variant)
 
 
 def names(results: Sequence[Result]) -> list[str]:
@@ -82,6 +83,7 @@ def lines(results: Sequence[Result], group: str) -> list[Line]:
         for name in order
         for other in _baselines(cells[name], baselines)
         if other not in order[order.index(name) :] and meet(cells[name], baselines[other])  # each pair once
+        if own or same_tasks(cells[name], baselines[other])
     }
     adjusted = holm([difference.p for difference in found.values()])
     against: dict[str, list[Against]] = {name: [] for name in order}
@@ -104,8 +106,10 @@ def cells_of(results: Sequence[Result], group: str) -> dict[str, list[Result]]:
 
 
 def lender(results: Sequence[Result], group: str) -> str | None:
-    """The group with results whose name this one's continues, the longest such; None where there is none."""
-    return max((name for name in names(results) if group.startswith(f"{name}-")), key=len, default=None)
+    """The group with results, of the same schedule, whose name this one's continues, the longest such; or None."""
+    schedule = {run["cell"]["group"]: run["cell"]["schedule"] for run in results if "cell" in run}
+    like = (name for name in schedule if group.startswith(f"{name}-") and schedule[name] == schedule.get(group))
+    return max(like, key=len, default=None)
 
 
 def _one_cell(name: str, runs: list[Result]) -> list[Result]:
@@ -132,9 +136,19 @@ def _plain(cells: dict[str, list[Result]]) -> dict[str, list[Result]]:
 
 
 def _baselines(runs: list[Result], baselines: dict[str, list[Result]]) -> list[str]:
-    """Those with the cell's own settings but for what makes the variant; where there are none, all."""
+    """Those with the cell's own settings but for what makes the variant; for another system, where there are none, all.
+
+    All too where not even data and test tasks are the cell's: `compare` then says so.
+    """
     alike = [name for name, maml in baselines.items() if same(runs, maml, {*FREE_OF_RADII})]
-    return alike or list(baselines)
+    apart = _sharp(variant_of(runs)) and any(same_tasks(runs, maml) for maml in baselines.values())
+    return alike or ([] if apart else list(baselines))
+
+
+def _sharp(variant: str) -> bool:
+    """Whether it is one of the paper's own methods."""
+    kind = KINDS.get(variant)
+    return kind is not None and (kind.low or kind.up)
 
 
 def at_equal_compute(lines: Sequence[Line]) -> list[tuple[Line, Against]]:

@@ -12,8 +12,8 @@ _INT_MAX = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Ask glibc to keep large freed blocks for the next tensor instead of returning them to the system.
 
-    By default every tensor of over 32 MiB is mapped afresh, and its pages are faulted in and zeroed one by one: on CPU
-    that takes time: `make bench` has it at 5 to 17% of ours and about half of Torchmeta's, with its more large tensors.
+    By default every tensor of over 32 MiB is mapped afresh, and its pages are faulted in and zeroed one by one. On CPU
+    that takes up to a sixth of our time, and up to half of Torchmeta's, with its more large tensors (`make bench`).
     The setting is the whole process's, so only whole experiments ask for it, never a learner. Returns whether it took.
     """
     if sys.platform != "linux":

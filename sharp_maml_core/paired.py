@@ -1,7 +1,7 @@
 """Two learners on the same test tasks: their difference task by task, and whether it is more than chance.
 
 D[s, t] is the difference on task t between runs of seed s. Seeds and tasks are both samples, and `crossed` has the
-standard error of the mean of D, a bootstrap's over both in closed form, and Student's t for interval and p.
+standard error of the mean of D, a bootstrap's over both in closed form, its interval and its p.
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ def differences(first: Sequence[Result], second: Sequence[Result]) -> tuple[tupl
             changed = [name for name in kind if kind[name] != kinds[0][name]]
             raise invalid("data and test tasks of what is compared", changed, "the same for all runs")
     return seeds, np.stack([scores(ours[seed]) - scores(theirs[seed]) for seed in seeds])
+
+
+def same_tasks(first: Sequence[Result], second: Sequence[Result]) -> bool:
+    """Whether two cells were trained on the same data and tested on the same tasks."""
+    return _tasks(first[0]) == _tasks(second[0])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

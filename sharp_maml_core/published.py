@@ -144,7 +144,7 @@ def verdict(paper: float, found: Ours | None) -> str:
 
 
 def interval(means: list[float], common: float = 0.0) -> float:
-    """Half-width of the 95% interval of the mean of a few values, by Student's t; NaN for a single one.
+    """Half-width of the 95% interval of the mean of a few values, as in `crossed`; NaN for a single one.
 
     common  the standard error of what they all share, which is taken for known
     """
@@ -152,8 +152,7 @@ def interval(means: list[float], common: float = 0.0) -> float:
     if count < 2:
         return math.nan
     of_seeds = float(np.var(means, ddof=1)) / count
-    variance = of_seeds + common**2
-    return crossed.reach(variance**0.5, crossed.satterthwaite(variance, (of_seeds,), (count - 1,)))
+    return crossed.Estimate(0.0, of_seeds, common**2, 0.0, count - 1, math.inf).reach
 
 
 def scores(run: Result) -> crossed.Array:

@@ -37,6 +37,7 @@ LOWEST = {
     "n_tasks": (1, 0), "filters": (1, 0), "iterations": (1, 0), "eval_every": (1, 0), "val_tasks": (2, 1),
     "eval_tasks": (2, 1), "seed": (0, -1), "eval_seed": (0, -1), "checkpoint_every": (1, 0), "task_chunk": (0, -1),
     "matching_scale": (1e-12, 0.0), "reptile_batch": (0, -1), "cavia_context": (0, -1),
+    "image_size": (0, -1),
     "feature_length": (0.0, -1e-12), "train_way": (0, -1), "distortion": (0.0, -1e-12),
 }  # fmt: skip
 

@@ -130,6 +130,27 @@ def test_a_group_without_maml_takes_that_of_the_group_whose_name_it_continues() 
     assert alone.against == ()
 
 
+def test_a_sharp_variant_is_not_compared_with_a_maml_of_other_settings_which_would_be_their_difference() -> None:
+    """Its own MAML diverged, or is yet to come: neither the group's other one nor a lent one stands in."""
+    sharp = [made("up", seed, 45, variant="up", iterations=120, inner_lr=0.5) for seed in range(3)]
+    plain = [made("maml-slow", seed, 20, variant="maml", iterations=240) for seed in range(3)]
+    assert not by_name(groups.lines([*plain, *sharp], "g"))["up"].against
+    elsewhere = [run | {"cell": {"name": "g-own-up", "group": "g-own", "schedule": "short"}} for run in sharp]
+    (line,) = groups.lines([*a_group(), *elsewhere], "g-own")
+    assert not line.against
+    other = [made("cavia", seed, 30, variant="cavia", iterations=120, inner_lr=0.5) for seed in range(3)]
+    assert by_name(groups.lines([*plain, *other], "g"))["cavia"].against
+
+
+def test_a_lent_maml_is_of_the_same_schedule_and_test_tasks() -> None:
+    radii = {"group": "g-radii", "variant": "up", "iterations": 120}
+    longer = [made("up", seed, 41, schedule="hour", **radii) for seed in range(3)]
+    other_tasks = [made("up", seed, 41, n_query=4, **radii) for seed in range(3)]
+    for runs in (longer, other_tasks):
+        (line,) = groups.lines([*a_group(), *runs], "g-radii")
+        assert not line.against
+
+
 def test_of_several_baselines_those_of_the_cells_own_settings_count() -> None:
     grid = [
         made(f"{variant}-{lr}", seed, right, variant=variant, iterations=120, inner_lr=lr)

@@ -150,6 +150,21 @@ def test_bench_takes_a_device_as_results_does(arguments: tuple[str, ...], device
     assert f"-m benchmarks.speed --device '{device}'\n" in shown.stdout
 
 
+def test_results_fetch_the_data_first_where_they_are_asked_to():
+    for download in ("", "DOWNLOAD=false"):
+        assert "fetch" not in _make("-n", "results", *download.split()).stdout
+    shown = _make("-n", "results", "DOWNLOAD=true", "BUDGET=1m", "CELLS=a b")
+    fetch, run = [line for line in shown.stdout.splitlines() if "-m experiments" in line]
+    assert fetch.endswith("-m experiments fetch a b --device 'auto'")
+    assert "-m experiments run a b" in run
+
+
+def test_a_budget_is_not_for_a_cluster():
+    shown = _make("-n", "results", "BUDGET=1m", "PROFILE=slurm")
+    assert shown.returncode == 2
+    assert "BUDGET is for the queue of this machine: leave it out with PROFILE=slurm" in shown.stderr
+
+
 STUB = """#!/bin/sh
 echo "$@" >> log
 case "$*" in

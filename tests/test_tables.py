@@ -29,6 +29,9 @@ def test_a_table_of_the_paper_has_all_its_rows_and_ours_beside_them() -> None:
 def test_another_schedule_is_another_table() -> None:
     runs = runs_of_table()
     assert not any(row["ours"] for row in tables.paper_rows(runs, 4, "short"))
+    short = [run | {"cell": run["cell"] | {"schedule": "short"}} for run in runs]
+    (mine,) = [row for row in tables.paper_rows(short, 4, "short") if row["ours"]]
+    assert mine["verdict"] == "of another length"  # which can neither agree with the paper nor differ
 
 
 def test_a_single_seed_has_no_interval_and_no_verdict() -> None:

@@ -32,7 +32,7 @@ from sharp_maml_core.data import _fetch, _torchvision
 from sharp_maml_core.data._downloads import download_file_from_google_drive, download_url, load_arrays
 
 _VERSION = "1.8.0"
-_INSTALL = f'`pip install --no-deps torchmeta=={_VERSION}` and `pip install "sharp-maml-core[torchmeta]"`'
+_INSTALL = f'`pip install --no-deps torchmeta=={_VERSION}` and `pip install ".[torchmeta]"` in a checkout'
 
 
 def _load() -> ModuleType:

@@ -30,6 +30,13 @@ def test_a_folder_of_images_resized(tmp_path: Path) -> None:
     assert load_split(write_image_folder(tmp_path), "train", image_size=20).shape == (1, 20, 20)
 
 
+def test_what_is_no_folder_is_not_resized() -> None:
+    with pytest.raises(UserError, match="image_size=20 is not allowed: it must be left out for glyphs"):
+        load_split("glyphs", "train", image_size=20)
+    with pytest.raises(UserError, match="image_size=20 is not allowed: it must be left out for an array"):
+        load_split(easy_images(10), "train", image_size=20)
+
+
 def test_an_array_and_a_dict_of_arrays() -> None:
     images = easy_images(10)
     parts = [load_split(images, name) for name in ("train", "val", "test")]

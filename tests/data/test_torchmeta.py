@@ -94,7 +94,7 @@ def test_the_core_is_importable_without_torchmeta_and_the_bridge_says_how_to_ins
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith(f"ImportError: Torchmeta cannot be imported (import of {absent} halted")
         assert "`pip install --no-deps torchmeta==1.8.0`" in last
-        assert '`pip install "sharp-maml-core[torchmeta]"`' in last
+        assert '`pip install ".[torchmeta]"` in a checkout' in last
 
 
 def test_another_version_is_refused(tmp_path: Path):

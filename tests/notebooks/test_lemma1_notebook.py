@@ -48,7 +48,7 @@ def test_a_quick_run_shows_every_figure_and_that_nothing_was_lost(executed: Call
     [
         (["-p", "function", "himmelblau"], "function='himmelblau' is not allowed: it must be one of parabola, cubic"),
         (["-p", "inner_lr", "-0.1"], "inner_lr=-0.1 is not allowed: it must be above 0"),
-        (["-p", "quick", "false"], "quick='false' is not allowed: it must be true or false"),
+        (["-p", "quick", "no"], "quick='no' is not allowed: it must be true or false"),
         (["-p", "inner_rl", "0.1"], "Did you mean inner_lr"),
     ],
     ids=["function", "inner_lr", "quick", "unknown name"],

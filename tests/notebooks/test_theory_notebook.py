@@ -32,7 +32,7 @@ def test_a_quick_run_shows_every_figure(executed: Callable[[str], Any]) -> None:
     ("parameters", "sentence"),
     [
         (["-p", "seed", "-1"], "seed=-1 is not allowed: it must be at least 0"),
-        (["-p", "quick", "false"], "quick='false' is not allowed: it must be true or false"),
+        (["-p", "quick", "no"], "quick='no' is not allowed: it must be true or false"),
         (["-p", "quik", "True"], "Did you mean quick"),
     ],
     ids=["seed", "quick", "unknown name"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sharp_maml_core.config import FIELDS
+from sharp_maml_core.config import FIELDS, config_from
+from sharp_maml_core.notebook import SHORTER, papermill_command
 from sharp_maml_core.rundir import RESULT, read_result
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "train.ipynb"
 OWN = {"run_dir", "overwrite", "quick"}
-# A notebook is for a first run of minutes, Config for one that is to compare with the paper's.
-SHORTER = {"iterations", "eval_every", "val_tasks"}
 
 
 def papermill(out: Path, *parameters: str, start_in: Path = ROOT) -> subprocess.CompletedProcess:
@@ -36,8 +36,38 @@ def parameters_cell() -> dict[str, object]:
 def test_every_setting_is_a_parameter_with_the_default_of_config() -> None:
     values = parameters_cell()
     assert set(values) == {*FIELDS, *OWN}
-    for name in set(FIELDS) - SHORTER:
+    for name in set(FIELDS) - {*SHORTER}:
         assert values[name] == FIELDS[name].default, name
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"iterations": 1000, "eval_every": 250, "val_tasks": 200},  # Config's defaults, which are not the notebook's
+        {"variant": "reptile", "alpha_up": 0.05, "dataset": "my letters"},
+    ],
+    ids=["as it is", "as Config", "a name with a space"],
+)
+def test_the_command_that_is_recorded_is_that_of_the_same_run(given: dict[str, object]) -> None:
+    values = {name: value for name, value in parameters_cell().items() if name in FIELDS}
+    config = config_from(values | given)
+    words = shlex.split(papermill_command("notebooks/train.ipynb", config))
+    assert words[:3] == ["papermill", "notebooks/train.ipynb", "out.ipynb"]
+    assert words[3::3] == ["-p"] * (len(words[3:]) // 3)
+    assert config_from(values | dict(zip(words[4::3], words[5::3], strict=True))) == config
+
+
+def test_a_switch_may_be_a_word_in_lower_case(tmp_path: Path) -> None:
+    """Papermill knows `False`, and hands over `false` as text, which is true in Python: it would delete the run."""
+    run = ("-p", "run_dir", str(tmp_path / "run"), "-p", "quick", "true", "-p", "variant", "maml")
+    results = []
+    for overwrite in ((), ("-p", "overwrite", "false")):
+        done = papermill(tmp_path / "out.ipynb", *run, *overwrite)
+        assert done.returncode == 0, done.stderr
+        results.append(read_result(tmp_path / "run"))
+    assert results[0] == results[1]  # with the time of its start
+    assert results[0]["iterations"] == 8
 
 
 def test_the_notebook_is_stored_without_outputs() -> None:

@@ -19,7 +19,7 @@ from sharp_maml_core import metrics, rundir
 from sharp_maml_core.errors import UserError, invalid
 from sharp_maml_core.files import write_text
 from sharp_maml_core.published import settings
-from sharp_maml_core.results import commit, device_name, now, source_hash
+from sharp_maml_core.results import commit, device_name, now, source_hash, worked
 from sharp_maml_core.run import evaluate_run
 
 from .cells import CELLS, Run
@@ -167,11 +167,8 @@ def trained_on(folder: Path) -> set[str]:
 
 
 def _devices(sessions: list[dict[str, Any]] | None, iterations: int) -> set[str]:
-    """Those that did iterations: a run that was only tested elsewhere has a last session without any."""
-    if not sessions:  # of a run from before they were kept
-        return set()
-    ends = [*(session["from_iteration"] for session in sessions[1:]), iterations]
-    return {session["device"] for session, end in zip(sessions, ends, strict=True) if session["from_iteration"] < end}
+    """Those that did iterations; none of a run from before sessions were kept."""
+    return {session["device"] for session in worked(sessions or [], iterations)}
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:

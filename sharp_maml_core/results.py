@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +44,12 @@ def session(origin: dict[str, Any], iteration: int) -> dict[str, Any]:
     from.
     """
     return {name: origin[name] for name in SESSION} | {"from_iteration": iteration}
+
+
+def worked(sessions: Sequence[Mapping[str, Any]], iterations: int) -> list[Mapping[str, Any]]:
+    """The sessions that did any of the iterations: one that only tested has none, where a run went on elsewhere."""
+    ends = [*(each["from_iteration"] for each in sessions[1:]), iterations]
+    return [each for each, end in zip(sessions, ends, strict=True) if each["from_iteration"] < end] if sessions else []
 
 
 def unknown_session() -> dict[str, Any]:

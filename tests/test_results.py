@@ -113,6 +113,12 @@ def test_a_given_command_is_told_instead() -> None:
 # --- the machine
 
 
+def test_who_only_tested_did_no_work() -> None:
+    sessions = [{"device": name, "from_iteration": begun} for name, begun in (("a", 0), ("b", 4), ("c", 4), ("d", 9))]
+    assert [each["device"] for each in results.worked(sessions, 9)] == ["a", "c"]
+    assert results.worked([], 9) == []
+
+
 def test_packages_are_those_that_are_installed() -> None:
     packages = results.provenance(CPU)["packages"]
     assert packages["torch"] == version("torch")

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from sphinx.errors import ExtensionError
 
+from sharp_maml_core.results import worked
+
 TOLD = ("variant", "seed")
 
 
@@ -49,11 +51,9 @@ def _where(origins: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _origins(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What computed a result: of a run that went on elsewhere, each session that did iterations."""
-    sessions = result.get("sessions", [])
-    if not sessions:
+    if not result.get("sessions"):
         return [result.get("provenance", result)]
-    ends = [*(session["from_iteration"] for session in sessions[1:]), result["iterations"]]
-    return [session for session, end in zip(sessions, ends, strict=True) if session["from_iteration"] < end]
+    return worked(result["sessions"], result["iterations"])
 
 
 def _told(results: list[dict[str, Any]]) -> list[str]:

@@ -31,7 +31,7 @@ Z95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval; at 1
 class Evaluation:
     """A learner's score over many tasks.
 
-    scores  float64 [tasks] on the CPU: one figure per task
+    scores  float64 [tasks] on the CPU: one figure per task, not finite where the learner's outputs were not
     metric  "accuracy" in [0, 1], or for regression "mean squared error"
     """
 
@@ -49,6 +49,16 @@ class Evaluation:
 
     def better_than(self, mean: float) -> bool:
         return self.mean > mean if self.metric == ACCURACY else self.mean < mean
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The share of right answers of one task, float64; NaN where an answer is none: no largest output that is finite.
+
+    argmax takes NaN, and the first of several infinities, for the largest: parameters that overflowed would score as
+    well as chance. An output of -inf below others is an answer still: an ensemble's probability that is rounded to 0.
+    """
+    none = ~outputs.amax(-1).isfinite().all()  # amax passes NaN on
+    return (outputs.argmax(-1) == targets).to(torch.float64).mean().masked_fill(none, math.nan)
 
 
 def evaluate(
@@ -75,7 +85,7 @@ def evaluate(
     def one_task(task: Episode) -> Tensor:
         outputs = learner.predict(learner.adapt(params, task.support_x, task.support_y), task.query_x)
         if metric == ACCURACY:
-            return (outputs.argmax(-1) == task.query_y).to(torch.float64).mean()
+            return accuracy(outputs, task.query_y)
         return F.mse_loss(outputs, task.query_y).to(torch.float64)
 
     def score(tasks: Episode) -> Tensor:

@@ -194,7 +194,7 @@ def evaluate_run(
 
     model, loss, data  the same as for `run_experiment`
 
-    Raises UserError for what cannot be used, DeviceLost for a GPU that failed.
+    Raises UserError for what cannot be used, Diverged for a mean that is not finite, DeviceLost for a GPU that failed.
     """
     folder = Path(folder)
     config = rundir.read_config(folder, device)
@@ -203,9 +203,17 @@ def evaluate_run(
         experiment = prepare(config, model, loss, data)
         keep_freed_memory()
         full_precision()
-        return evaluate(
-            experiment.learner, params, experiment.splits[split], config, n_tasks=n_tasks, seed=seed, progress=progress
+        tasks = experiment.splits[split]
+        return _finite(
+            evaluate(experiment.learner, params, tasks, config, n_tasks=n_tasks, seed=seed, progress=progress), tasks
         )
+
+
+def _finite(result: Evaluation, tasks: Split) -> Evaluation:
+    """The result. Raises Diverged where its mean is not finite."""
+    if not math.isfinite(result.mean):
+        raise Diverged(f"The {result.metric} on {tasks.name} is not finite. Lower inner_lr or eval_inner_steps.")
+    return result
 
 
 def finish(
@@ -218,10 +226,7 @@ def finish(
     tasks = experiment.splits["test"]
 
     def test(params: Params, learner: Tested = experiment.learner) -> Evaluation:
-        result = evaluate(learner, params, tasks, experiment.config, progress=progress)
-        if not math.isfinite(result.mean):
-            raise Diverged(f"The {result.metric} on {tasks.name} is not finite. Lower inner_lr or eval_inner_steps.")
-        return result
+        return _finite(evaluate(learner, params, tasks, experiment.config, progress=progress), tasks)
 
     best = test(state.best)
     last = best if state.best_iteration == state.iteration else test(state.params)

@@ -86,6 +86,41 @@ def test_right_answers_score_one_and_a_constant_answer_scores_one_in_n() -> None
     assert constant.scores.tolist() == pytest.approx([1 / 3] * config.eval_tasks)
 
 
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("answer", [[math.nan] * 3, [1.0, math.nan, 0.0], [math.inf, 0.0, 0.0], [-math.inf] * 3])
+def test_answers_that_overflowed_are_not_scored_as_chance(answer: list[float], how: str) -> None:
+    """An argmax would take the first class of most of them, and score one in N."""
+    config = small_config(task_map=how)
+    answers = torch.eye(N_WAY).repeat_interleave(config.n_query, 0)
+    answers[2] = torch.tensor(answer)  # of one query
+    result = evaluate(fixed(answers), NOTHING, SPLIT, config)
+    assert result.scores.isnan().all()
+    assert not result.better_than(0.0)
+
+
+def test_only_the_tasks_whose_answers_overflowed_have_no_score() -> None:
+    config = small_config(eval_tasks=20)
+    learner, params = trained(config)
+
+    def predict(fast: Params, x: Tensor) -> Tensor:
+        return learner.predict(fast, x).masked_fill(x.mean() > 0.5, math.nan)
+
+    plain = evaluate(learner, params, SPLIT, config).scores
+    for how in ("loop", "vmap"):
+        some = evaluate(
+            dataclasses.replace(learner, predict=predict), params, SPLIT, config.replace(task_map=how)
+        ).scores
+        assert 0 < some.isnan().sum() < 20
+        assert torch.equal(some[~some.isnan()], plain[~some.isnan()])
+
+
+def test_a_class_of_probability_0_beside_others_is_an_answer() -> None:
+    """An ensemble gives the logarithms of its probabilities, and float32 rounds the smallest to 0."""
+    config = small_config()
+    sure = torch.eye(N_WAY).repeat_interleave(config.n_query, 0).log()
+    assert evaluate(fixed(sure), NOTHING, SPLIT, config).scores.tolist() == [1.0] * config.eval_tasks
+
+
 def test_scores_are_those_of_the_adapted_learner() -> None:
     config = small_config(inner_lr=3.0, inner_steps=3)
     learner, params = trained(config)

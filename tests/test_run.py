@@ -455,6 +455,19 @@ def test_a_test_score_that_is_not_finite_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / rundir.RESULT).exists()
 
 
+def test_answers_that_overflow_in_a_test_are_said_and_not_taken_for_chance(tmp_path: Path) -> None:
+    """Linear layers, one after the other, grow with each inner step: after that of the training they are finite."""
+    net = SmallNet()
+    net.features[2] = nn.Identity()
+    config = small_config("fomaml", inner_lr=1e6, eval_inner_steps=20, iterations=1)
+    with pytest.raises(Diverged, match=r"^The accuracy on array/test is not finite. Lower inner_lr or eval_inner"):
+        experiment(tmp_path, config, model=net)
+    assert not (tmp_path / rundir.RESULT).exists()
+    rundir.save_model(tmp_path, build_learner(config, net).init(torch.Generator().manual_seed(0)))
+    with pytest.raises(Diverged, match=r"^The accuracy on array/train is not finite"):
+        evaluate_run(tmp_path, split="train", progress=False, model=net, data=easy_data(), device="cpu")
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

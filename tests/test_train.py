@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -154,6 +155,21 @@ def test_the_best_on_validation_is_kept_though_it_is_not_the_last() -> None:
 def test_of_equally_good_ones_the_first_is_kept() -> None:
     state = train(small_config(iterations=6, eval_every=2), staircase(peak=3))  # 2 and 4 are one off
     assert state.best_iteration == 2
+
+
+@pytest.mark.parametrize("overflows", [{1}, {3, 4}, {1, 2, 3, 5}])
+def test_parameters_whose_answers_overflow_are_the_best_only_where_there_are_no_others(overflows: set[int]) -> None:
+    """An argmax takes the first class of them, which scores one in N, as much as the first parameters here."""
+    learner, finite = staircase(peak=5), {1, 2, 3, 4, 5} - overflows  # each better than the one before
+
+    def predict(params: Params, query_x: Tensor) -> Tensor:
+        answers = learner.predict(params, query_x)
+        return answers * math.nan if round(params["w"].item() / 1e-3) in overflows else answers
+
+    state = train(small_config(iterations=5, eval_every=1), dataclasses.replace(learner, predict=predict, ensemble=5))
+    assert state.best_iteration == max(finite)
+    assert {leader.iteration for leader in state.leaders} == finite
+    assert [row["iteration"] for row in state.rows if math.isnan(row["val_score"])] == sorted(overflows)
 
 
 def test_as_many_of_the_best_are_kept_as_the_learner_asks_for_the_best_first() -> None:

@@ -7,7 +7,7 @@ says what it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,42 @@ from .files import atomic
 from .params import Params
 from .results import unknown_session
 from .train import Ranked, TrainState
+
+REPLACE = "Choose another run_dir, or set overwrite=True to replace that run."
+
+
+def shapes_of(params: Params) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in params.items()}
+
+
+def check_data(folder: Path, before: Mapping[str, str], now: Mapping[str, str], fix: str = REPLACE) -> None:
+    """Raise UserError where a run in `folder` was on other data than there are now.
+
+    before, now  the identity of each split; one of which `before` says nothing, as of an older run, is not compared
+    """
+    changed = [split for split in now if before.get(split, now[split]) != now[split]]
+    if changed:
+        raise invalid(
+            "run_dir",
+            str(folder),
+            f"the folder of a run on the same data ({' and '.join(changed)} changed since it was begun)",
+            fix,
+        )
+
+
+def check_model(
+    folder: Path, before: Mapping[str, Sequence[int]], now: Mapping[str, Sequence[int]], fix: str = REPLACE
+) -> None:
+    """Raise UserError where the parameters of a run in `folder` have other names or shapes than those of the model now.
+
+    functional_call takes parameters of any shape: without this, the run would go on with the model that it began with.
+    """
+    for name in [*before, *now]:
+        was, is_now = (list(shapes[name]) if name in shapes else "missing" for shapes in (before, now))
+        if was != is_now:
+            raise invalid(
+                "run_dir", str(folder), f"the folder of a run of the same model ({name} {was} is now {is_now})", fix
+            )
 
 
 def save_params(path: Path, params: Params) -> None:
@@ -32,6 +68,15 @@ def load_params(path: Path, device: torch.device | str = "cpu") -> Params:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in json.loads(file.metadata()["names"])}
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+
+
+def load_shapes(path: Path) -> dict[str, list[int]]:
+    """The shapes of the parameters of one file, of which only the head is read. Raises ValueError for a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in json.loads(file.metadata()["names"])}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
 
@@ -75,14 +120,7 @@ def load_state(path: Path, data: Mapping[str, str], device: torch.device) -> Tra
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a dict
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it to begin the run again, or restore a copy.") from None
-    changed = [split for split in data if trained_on[split] != data[split]]
-    if changed:
-        raise invalid(
-            "run_dir",
-            str(path.parent),
-            f"the folder of a run on the same data ({' and '.join(changed)} changed since it was begun)",
-            "Choose another run_dir, or set overwrite=True to replace that run.",
-        )
+    check_data(path.parent, trained_on, data)
 
     def moments(name: str) -> Params:
         """Of one parameter, none before the first update; Adam keeps its step count on the CPU."""

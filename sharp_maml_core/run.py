@@ -18,6 +18,7 @@ from torch import nn
 
 from . import distributed, rundir
 from .board import Board
+from .checkpoint import check_data, check_model, shapes_of
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
@@ -35,6 +36,7 @@ from .results import now, provenance, session
 from .train import TrainState, check_training_split, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
+SAME = "Give the model and the data that it was run with."
 LIBRARIES = ("cuDNN error", "CUDA error")
 """How the errors begin that a failing GPU makes where PyTorch has no class for them."""
 
@@ -51,6 +53,11 @@ class Experiment:
     def identities(self) -> dict[str, str]:
         """What the data are: a hash for each split."""
         return {name: split.identity for name, split in self.splits.items()}
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """What the parameters are: a shape for each name."""
+        return shapes_of(self.learner.init(torch.Generator()))
 
 
 def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = None, data: Any = None) -> Experiment:
@@ -107,7 +114,8 @@ def run_experiment(
 ) -> dict[str, Any]:
     """Train and test, in `folder` (default `default_folder(config)`), and return what its result.json says.
 
-    Started again it goes on where it stopped, with bit-identical figures; a finished run is read, not repeated.
+    Started again it goes on where it stopped, with bit-identical figures; a finished run is read, not repeated. Either
+    is refused where the data, or the names and shapes of the model's parameters, are others than those of the run.
     Within `distributed.together` several processes call this and work on one run.
 
     model, loss, data  see `prepare`
@@ -122,7 +130,7 @@ def run_experiment(
     progress = progress and distributed.first()
     with _opened(folder, config, overwrite):
         distributed.agree()  # the first process has the folder, or has said why not
-        result = rundir.read_result(folder)
+        result = read_finished(experiment, folder)
         found = [rundir.digest(config), experiment.identities, result is not None]
         distributed.check_same(json.dumps(found), "run_dir", str(folder))
         if result is not None:
@@ -135,6 +143,17 @@ def run_experiment(
             origin = provenance(config.torch_device, command)  # now: the files may change while this runs
             state = _train(experiment, folder, origin, progress)
             return finish(experiment, folder, state, origin, progress)
+
+
+def read_finished(experiment: Experiment, folder: Path) -> dict[str, Any] | None:
+    """The result of a finished run, or None. Raises UserError for a run on other data or with another model."""
+    result = rundir.read_result(folder)
+    if result is not None:
+        check_data(folder, result.get("data", {}), experiment.identities)
+        shapes = rundir.model_shapes(folder)
+        if shapes is not None:
+            check_model(folder, shapes, experiment.shapes)
+    return result
 
 
 @contextmanager
@@ -192,7 +211,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Test the best parameters of a run again: more tasks, other tasks (`seed`), another split, another device.
 
-    model, loss, data  the same as for `run_experiment`
+    model, loss, data  the same as for `run_experiment`: other data in that split, and another model, are refused
 
     Raises UserError for what cannot be used, Diverged for a mean that is not finite, DeviceLost for a GPU that failed.
     """
@@ -201,9 +220,12 @@ def evaluate_run(
     with _lost_device(folder):
         params = rundir.load_model(folder, config.torch_device)
         experiment = prepare(config, model, loss, data)
+        tasks = experiment.splits[split]
+        result = rundir.read_result(folder) or {}
+        check_data(folder, result.get("data", {}), {split: tasks.identity}, SAME)
+        check_model(folder, shapes_of(params), experiment.shapes, SAME)
         keep_freed_memory()
         full_precision()
-        tasks = experiment.splits[split]
         return _finite(
             evaluate(experiment.learner, params, tasks, config, n_tasks=n_tasks, seed=seed, progress=progress), tasks
         )
@@ -322,4 +344,6 @@ def _load(experiment: Experiment, folder: Path) -> TrainState | None:
     if not distributed.first():
         state = rundir.read_state(*where)
     distributed.check_same(str(state and state.iteration), "run_dir", str(folder))
+    if state is not None:
+        check_model(folder, shapes_of(state.params), experiment.shapes)
     return state

@@ -150,7 +150,17 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Params:
     except FileNotFoundError:
         raise invalid("run_dir", str(folder), f"a finished run, with a {MODEL}") from None
     except ValueError as error:
-        raise UserError(f"{error}: delete the {RESULT} and run it again.") from None
+        raise _damaged_model(error) from None
+
+
+def model_shapes(folder: Path) -> dict[str, list[int]] | None:
+    """The shapes of these parameters by name, or None where they are not kept."""
+    try:
+        return checkpoint.load_shapes(folder / MODEL)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _damaged_model(error) from None
 
 
 def save_snapshot(folder: Path, state: TrainState) -> None:
@@ -213,6 +223,10 @@ def digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:6]
 
 
+def _damaged_model(error: ValueError) -> UserError:
+    return UserError(f"{error}: delete the {RESULT} and run it again.")
+
+
 def _unwritable(folder: Path, error: OSError) -> UserError:
     return invalid("run_dir", str(folder), "a folder that can be written", f"{error.strerror}.")
 
@@ -237,5 +251,5 @@ def _check_same(folder: Path, config: Config) -> None:
             "run_dir",
             str(folder),
             f"a folder without a run of other settings ({differences})",
-            "Choose another run_dir, or set overwrite=True to replace that run.",
+            checkpoint.REPLACE,
         )

@@ -33,7 +33,7 @@ from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .precision import full_precision
 from .results import provenance
-from .run import Experiment, default_folder, explained, finish, kept, learner_for, prepare
+from .run import Experiment, default_folder, explained, finish, kept, learner_for, prepare, read_finished
 from .stacking import Run, train_stack
 
 STACKABLE = tuple(name for name in FAMILY if not name.startswith("e-"))
@@ -101,7 +101,8 @@ def run_stack(
 ) -> dict[Path, dict[str, Any]]:
     """Train and test all runs, each in a folder of its own, and return what each result.json says.
 
-    Started again it goes on where it stopped; finished runs are read, not repeated.
+    Started again it goes on where it stopped; finished runs are read, not repeated; runs on other data or with another
+    model are refused.
 
     folders  one for each run; None: under `root`, named by the settings
     at_once  how many runs vmap takes at once, which bounds the memory; 0: all
@@ -128,7 +129,8 @@ def run_stack(
             held.enter_context(rundir.locked(folder))
         for folder, experiment in experiments.items():  # only now: nothing is thrown away where a run is in use
             rundir.begin(folder, experiment.config, overwrite)
-        results = {folder: result for folder in folders if (result := rundir.read_result(folder)) is not None}
+        found = {folder: read_finished(experiment, folder) for folder, experiment in experiments.items()}
+        results = {folder: result for folder, result in found.items() if result is not None}
         if results and progress:
             print(f"{len(results)} of {len(folders)} runs are finished; they are read.", file=sys.stderr)
         keep_freed_memory()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from cases import equal
-from helpers import SMALL, Joined, SmallNet, easy_data, flags, small_config, start, write_image_folder
+from helpers import SMALL, Joined, SmallNet, easy_data, easy_images, flags, small_config, start, write_image_folder
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -267,6 +267,73 @@ def test_a_finished_run_is_repeated_when_asked(finished: Path, tmp_path: Path) -
         experiment(tmp_path)
     experiment(tmp_path, overwrite=True)
     assert_same_outcome(tmp_path, finished)
+
+
+OTHER_TEST = easy_data() | {"test": easy_data()["val"]}
+OTHERS = pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"data": OTHER_TEST}, r"^run_dir=.* the same data \(test changed since it was begun\)\."),
+        ({"model": SmallNet(9)}, r"^run_dir=.* the same model \(features\.1\.weight \[8, 36\] is now \[9, 36\]\)\."),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(36, 3))}, r"\(features\.1\.weight \[8, 36\] is now missing\)"),
+    ],
+    ids=["data", "width", "names"],
+)
+
+
+@OTHERS
+def test_a_finished_run_is_not_given_out_for_other_data_or_another_model(
+    given: dict[str, Any], says: str, finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(UserError, match=says) as caught:
+        experiment(folder, **given)
+    assert "overwrite=True" in str(caught.value)
+    assert contents(folder) == contents(finished)
+    assert experiment(folder, overwrite=True, **given) != json.loads((finished / rundir.RESULT).read_text())
+
+
+def test_images_that_were_added_since_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the images nor arrays in their place are settings, from which the default folder has its name."""
+    monkeypatch.chdir(tmp_path)
+    images = write_image_folder(tmp_path / "images")
+    config = CONFIG.replace(dataset="images", iterations=1)
+    result = run_experiment(config, progress=False)
+    assert run_experiment(config, progress=False) == result
+    arrays = dict.fromkeys(("train", "val", "test"), easy_images(side=16))
+    with pytest.raises(UserError, match=r"train and val and test changed"):
+        run_experiment(config, data=arrays, progress=False)
+    first = images / "train" / "train class 0"
+    shutil.copy(first / "0.png", first / "another.png")
+    with pytest.raises(UserError, match=r"run_dir='runs/both-images-.*\(train changed"):
+        run_experiment(config)
+    assert "is finished" not in capsys.readouterr().err
+
+
+def test_a_finished_run_of_an_older_version_is_read_all_the_same(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    result = json.loads((folder / rundir.RESULT).read_text())
+    del result["data"]
+    (folder / rundir.RESULT).write_text(json.dumps(result))
+    assert evaluate_run(folder, progress=False, model=SmallNet(), data=OTHER_TEST).mean > 0
+    (folder / rundir.MODEL).unlink()
+    assert experiment(folder, data=OTHER_TEST) == result
+
+
+@OTHERS
+def test_a_run_is_not_gone_on_with_on_other_data_or_with_another_model(
+    given: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=says):
+        experiment(tmp_path, **given)
+    assert contents(tmp_path) == before
 
 
 WHOLE = r"^model='Joined' is not allowed.*head\(features\(x\)\)"
@@ -569,6 +636,20 @@ def test_a_run_tested_on_more_and_on_other_tasks(finished: Path) -> None:
     assert test(n_tasks=40, seed=1) != test(n_tasks=40)
     assert test(n_tasks=40, split="train") != test(n_tasks=40)
     assert test() == usual
+
+
+@OTHERS
+def test_a_run_is_not_tested_again_on_other_data_or_with_another_model(
+    given: dict[str, Any], says: str, finished: Path
+) -> None:
+    options = {"progress": False, "model": SmallNet(), "data": easy_data()} | given
+    with pytest.raises(UserError, match=f"{says}.*Give the model and the data that it was run with"):
+        evaluate_run(finished, **options)
+
+
+def test_a_run_is_tested_again_though_a_split_that_this_does_not_need_is_another(finished: Path) -> None:
+    again = evaluate_run(finished, progress=False, model=SmallNet(), data=OTHER_TEST, split="val")
+    assert len(again.scores) == CONFIG.eval_tasks
 
 
 # --- really killed

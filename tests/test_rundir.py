@@ -196,8 +196,16 @@ def test_damaged_json_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     (tmp_path / rundir.MODEL).write_bytes(b"\x08\0\0\0\0\0\0\0{}")
-    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
-        rundir.load_model(tmp_path)
+    for read in (rundir.load_model, rundir.model_shapes):
+        with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+            read(tmp_path)
+
+
+def test_the_shapes_of_a_model_are_those_of_its_parameters(tmp_path: Path) -> None:
+    assert rundir.model_shapes(tmp_path) is None
+    params = build_learner(CONFIG, SmallNet()).init(torch.Generator())
+    rundir.save_model(tmp_path, params)
+    assert rundir.model_shapes(tmp_path) == {name: list(value.shape) for name, value in params.items()}
 
 
 def test_a_run_on_other_data_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -189,6 +189,24 @@ def test_finished_runs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert run_stack(configs, tmp_path, **GIVEN) == before
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"data": easy_data() | {"val": easy_images(seed=7)}}, r"same data \(val changed"),
+        ({"model": SmallNet(9)}, r"same model \(features\.1\.weight \[8, 36\] is now \[9, 36\]"),
+    ],
+    ids=["data", "model"],
+)
+def test_finished_runs_are_not_given_out_for_other_data_or_another_model(
+    given: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    configs = configs_of(iterations=2)
+    run_stack(configs[:1], tmp_path, **GIVEN)
+    with pytest.raises(UserError, match=f"^run_dir='{folder_of(tmp_path, configs[0])}' .*{says}"):
+        run_stack(configs, tmp_path, **GIVEN | given)
+    assert not (folder_of(tmp_path, configs[1]) / rundir.CHECKPOINT).exists()
+
+
 def test_a_run_that_diverges_leaves_and_the_others_go_on(tmp_path: Path) -> None:
     configs = configs_of()
     bad = configs[0].replace(alpha_low=1e308, alpha_up=1e308)

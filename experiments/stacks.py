@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from sharp_maml_core.errors import Diverged, invalid
-from sharp_maml_core.rundir import FREE_TO_CHANGE, read_result
+from sharp_maml_core.rundir import FREE_TO_CHANGE
 from sharp_maml_core.stacked import STACKABLE, VARYING, run_stack
 
 from .cells import Run
@@ -46,7 +47,7 @@ def work(
     failed = []
     for stack in stacks(runs, store):
         say(f"begun    {len(stack)} together: {', '.join(run.name for run in stack)}")
-        failure = ""
+        failures: dict[Path, str] = {}
         try:
             run_stack(
                 [run.cell.config(run.seed, device) for run in stack],
@@ -55,10 +56,11 @@ def work(
                 progress=progress,
             )
         except Diverged as error:  # the others are finished
-            failure = str(error)
-            say(f"diverged {failure}")
+            failures = error.failures
         for run in stack:
-            if read_result(store.folder(run)) is None:
+            failure = failures.get(store.folder(run))
+            if failure is not None:
+                say(f"diverged {run.name}: {failure}")
                 note_partial(run, store, device, diverged=failure)
                 failed.append(run.name)
                 continue

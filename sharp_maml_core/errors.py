@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used. The message is one clear sentence, fit to be shown as it is."""
@@ -20,7 +23,14 @@ class DeviceLost(UserError, RuntimeError):
 
 
 class Diverged(UserError, ArithmeticError):
-    """Training met a loss or gradient that is not finite."""
+    """Training met a loss or gradient that is not finite.
+
+    failures  of runs that were trained together, what each that failed says, by its folder
+    """
+
+    def __init__(self, message: str, failures: Mapping[Path, str] | None = None) -> None:
+        super().__init__(message)
+        self.failures = dict(failures or {})
 
 
 MEND, DIVERGED, AGAIN = 2, 3, 75

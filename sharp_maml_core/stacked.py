@@ -109,7 +109,8 @@ def run_stack(
     others   see `run_experiment`
 
     Raises UserError, before any work, for whatever cannot be used, Diverged, after the other runs are finished, where
-    a run's training or test fails, and KeyboardInterrupt after checkpoints when interrupted.
+    a run's training or test fails (its `failures` has what each such run says), and KeyboardInterrupt after checkpoints
+    when interrupted.
     """
     check_stack(configs)
     if at_once < 0:
@@ -135,7 +136,7 @@ def run_stack(
             print(f"{len(results)} of {len(folders)} runs are finished; they are read.", file=sys.stderr)
         keep_freed_memory()
         full_precision()
-        with explained(Path(root)):
+        with explained(folders[0].parent):
             origin = provenance(first.config.torch_device, command)
             origin |= {"stack": {"runs": [folder.name for folder in folders], "seconds": "an equal share for each run"}}
             runs = {
@@ -154,9 +155,9 @@ def run_stack(
                         results[folder] = finish(experiments[folder], folder, run.state, origin, progress)
                     except Diverged as failure:
                         run.failure = failure
-    failures = [f"{folder.name}: {run.failure}" for folder, run in runs.items() if run.failure is not None]
+    failures = {folder: str(run.failure) for folder, run in runs.items() if run.failure is not None}
     if failures:
-        raise Diverged("\n".join(failures))
+        raise Diverged("\n".join(f"{folder.name}: {failure}" for folder, failure in failures.items()), failures)
     return {folder: results[folder] for folder in folders}
 
 

@@ -213,6 +213,8 @@ def test_a_run_that_diverges_leaves_and_the_others_go_on(tmp_path: Path) -> None
     with pytest.raises(Diverged, match=f"{folder_of(tmp_path, bad).name}: .*diverged at iteration 1") as caught:
         run_stack([*configs[:1], bad, *configs[3:]], tmp_path, **GIVEN)
     assert str(caught.value).count("diverged") == 1
+    folder = folder_of(tmp_path, bad)
+    assert caught.value.failures == {folder: str(caught.value).removeprefix(f"{folder.name}: ")}
     assert not (folder_of(tmp_path, bad) / rundir.RESULT).exists()
     assert all(value.isfinite().all() for value in load_file(folder_of(tmp_path, bad) / rundir.CHECKPOINT).values())
     for i, config in enumerate((configs[0], configs[3])):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from tiny import tiny
 
 from experiments import __main__ as command_line
-from experiments import stacks
-from experiments.store import DIVERGED, DONE, collect
+from experiments import cells, stacks
+from experiments.store import DIVERGED, DONE, Store, collect
 from sharp_maml_core import UserError, published, run_experiment, stacked
 from sharp_maml_core.errors import Diverged
 
@@ -48,13 +49,39 @@ def test_a_run_that_diverges_is_noted_and_the_others_are_collected(
 
     def run_stack(configs: object, *, folders: list[Path], **options: object) -> None:
         run_experiment(good.cell.config(1, "cpu"), folders[1], progress=False)
-        raise Diverged("g-maml-seed0: not finite")
+        raise Diverged("g-maml-seed0: not finite", {folders[0]: "not finite"})
 
     monkeypatch.setattr(stacks, "run_stack", run_stack)
     said: list[str] = []
     assert stacks.work([bad, good], store, device="cpu", progress=False, say=said.append) == ["g-maml-seed0"]
     assert (store.state(bad), store.state(good)) == (DIVERGED, DONE)
     assert [line.split()[0] for line in said] == ["begun", "diverged", "done"]
+
+
+def test_each_of_several_that_diverge_is_noted_with_its_own_reason(tmp_path: Path) -> None:
+    path = tiny(tmp_path)[0].cells
+    path.write_text(path.read_text().replace("inner_steps = 1", "inner_steps = 1, inner_lr = 1e30"))
+    store, runs = Store(tmp_path / "runs", tmp_path / "results", path), cells.runs(cells.load(path))
+    bad, said = [run for run in runs if run.cell.name == "g-maml"], []
+    assert stacks.work(bad, store, device="cpu", progress=False, say=said.append) == ["g-maml-seed0", "g-maml-seed1"]
+    for run, line in zip(bad, said[1:], strict=True):
+        reason = json.loads(store.partial_path(run).read_text())["diverged"]
+        assert reason.startswith("Training diverged at iteration 1: ")
+        assert reason.count("diverged") == 1
+        assert line == f"diverged {run.name}: {reason}"
+
+
+def test_an_interrupted_launch_names_the_folder_that_it_goes_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    store, runs = tiny(tmp_path)
+    monkeypatch.setattr(stacked, "train_stack", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stacks.work([runs["g-maml-seed0"]], store, device="cpu", progress=False)
+    assert f"goes on from {store.runs}." in capsys.readouterr().err
 
 
 def test_what_cannot_be_stacked_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def collect(run: Run, store: Store, device: str = "auto") -> dict[str, Any]:
     result["cell"] = _cell(run)
     result["test"] = _answers(folder, result)
     result["validations"] = [
-        [int(row["iteration"]), row["val_score"]]
+        [int(row["iteration"]), row["val_score"] if math.isfinite(row["val_score"]) else None]
         for row in metrics.read_rows(folder / rundir.METRICS)
         if "val_score" in row
     ]

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--at-once", type=int, default=0, metavar="INT", help="runs that vmap takes at once; 0: all")
     made.add_argument("--quiet", action="store_true", help="no progress bars")
     command("tables", _tables, "print what the results say, as Markdown: a table for each group of cells")
+    made = command("note", _note, "note an unfinished run as diverged: it is then left alone")
+    made.add_argument("name", metavar="RUN", help="a run as CELL-seedN")
+    made.add_argument("--device", default="auto", help="that it ran on (default auto)")
     made = command("collect", _collect, "make the result file of a finished run")
     made.add_argument("name", metavar="RUN", help="a run as CELL-seedN")
     made.add_argument("--device", default="auto", help="where its training classes are tested (default auto)")
@@ -157,6 +160,14 @@ def _collect(options: argparse.Namespace) -> int:
     run = cells.find_run(cells.load(options.cells), options.name)
     result = collect(run, Store(options.runs, options.results, options.cells), options.device)
     print(f"{run.name}: {result['metric']} {result['best']['mean']:.4f} on {result['eval_tasks']} tasks")
+    return 0
+
+
+def _note(options: argparse.Namespace) -> int:
+    run = cells.find_run(cells.load(options.cells), options.name)
+    kept = Store(options.runs, options.results, options.cells)
+    done = store.note_partial(run, kept, options.device, diverged="its trainer said so, where it ran")
+    print(f"diverged {run.name}, kept up to iteration {done}")
     return 0
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from tiny import tiny
 
-from experiments import worker
-from experiments.store import Store, note_partial
+from experiments import cells, worker
+from experiments.store import DIVERGED, Store, note_partial
 from sharp_maml_core import published
 
 # A dozen processes that each load PyTorch: on a busy machine that takes minutes.
@@ -92,6 +92,19 @@ def test_a_damaged_result_stops_the_workflow_with_its_name(tmp_path: Path) -> No
     assert said.returncode == 1
     assert "g-maml-seed0.json is damaged: restore it, or delete it" in said.stderr
     assert store.path(runs["g-maml-seed0"]).read_text() == "{"
+
+
+def test_a_run_that_diverges_is_noted_and_the_next_time_left_alone(tmp_path: Path) -> None:
+    store, _ = tiny(tmp_path)
+    given = store.cells.read_text().replace("seeds = [0, 1]", "seeds = [0]").replace("[{", "[{ inner_lr = 1e30,")
+    store.cells.write_text(given)
+    run = cells.find_run(cells.load(store.cells), "g-maml-seed0")
+    once = snakemake(tmp_path, store, "--cores", "1", "--retries", "0")
+    assert once.returncode == 1
+    assert store.state(run) == DIVERGED
+    again = snakemake(tmp_path, store, "--cores", "1", "--retries", "0")
+    assert again.returncode == 0, again.stderr
+    assert worker.left_alone(run, store) in again.stderr
 
 
 def test_a_run_that_diverged_is_left_alone_and_the_tables_are_made_without_it(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ COLOURS = dict(zip((*MAIN, *REST), (*PALETTE[: len(MAIN)], *sns.color_palette("h
 OURS, PAPER, QUOTED = PALETTE[0], PALETTE[3], "0.45"
 
 
+BESIDE = 1.1  # from a variant to the next, on the logarithmic axis of the radius
+
+
 def comparison(lines: Sequence[Line]) -> Figure:
     """Left the accuracy of each cell against the images of a run, right its paired difference to each baseline.
 
@@ -65,13 +68,15 @@ def comparison(lines: Sequence[Line]) -> Figure:
 def alpha_curves(curves: Curves) -> Figure:
     """Accuracy against the radius, a line a variant, with 95% intervals; each plain MAML as a band (Figures 2, 3).
 
-    A single seed has no interval, and no bar or band.
+    A single seed has no interval, and no bar or band. The variants stand a little beside each other, or their bars
+    would hide one another.
     """
     with sns.axes_style("ticks"):
-        figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-        for variant, points in curves.variants.items():
+        figure, ax = plt.subplots(figsize=(6.6, 3.6), layout="constrained")
+        for place, (variant, points) in enumerate(curves.variants.items()):
+            beside = BESIDE ** (place - (len(curves.variants) - 1) / 2)
             ax.errorbar(
-                [point.alpha for point in points],
+                [beside * point.alpha for point in points],
                 [point.ours.mean for point in points],
                 _bars([point.ours for point in points]),
                 color=_colour(variant),
@@ -84,7 +89,7 @@ def alpha_curves(curves: Curves) -> Figure:
             if math.isfinite(ours.interval):
                 ax.axhspan(ours.mean - ours.interval, ours.mean + ours.interval, color="0.5", alpha=0.2, zorder=0)
         ax.set(xscale="log", xlabel=r"$\alpha$", ylabel="test accuracy, %")
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
         sns.despine(figure)
     return figure
 

@@ -48,6 +48,11 @@ def test_a_curve_has_its_radii_its_intervals_and_each_maml() -> None:
     assert [(band.get_y(), band.get_height()) for band in ax.patches] == [(39.0, 4.0), (43.0, 2.0)]
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {"both", "maml", "maml-2x"}
     assert not list(results.alpha_curves(Curves({"both": points}, {})).axes[0].patches)
+    (three,) = results.alpha_curves(Curves(dict.fromkeys(("low", "up", "both"), points), {})).axes
+    low, up, both = (bar.lines[0].get_xdata() for bar in three.containers)
+    assert up.tolist() == [5e-5, 5e-4, 5e-3]
+    assert (low < up).all()
+    assert both / up == pytest.approx(up / low)
 
 
 @pytest.mark.parametrize("printed", [1.7, None])

@@ -24,6 +24,7 @@ REPLACE = "Choose another run_dir, or set overwrite=True to replace that run."
 
 
 def shapes_of(params: Params) -> dict[str, list[int]]:
+    """The shape of each parameter, by its name."""
     return {name: list(value.shape) for name, value in params.items()}
 
 

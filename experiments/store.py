@@ -29,6 +29,7 @@ RUNS, RESULTS, PARTIAL = Path("runs") / "cells", Path("book") / "results", "part
 DONE, BEGUN, MISSING, DIVERGED = "done", "begun", "missing", "diverged"
 DAMAGED, OTHER = "damaged", "of other settings"
 TRAIN_TASKS = 600
+SHARED = "shared"
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,12 @@ def trained_on(folder: Path) -> set[str]:
 
 
 def _devices(sessions: list[dict[str, Any]] | None, iterations: int) -> set[str]:
-    """Those that did iterations; none of a run from before sessions were kept."""
-    return {session["device"] for session in worked(sessions or [], iterations)}
+    """Those that did iterations; none of a run from before sessions were kept. SHARED is one more where several
+    processes did some, or a stack: their seconds are not those of a run alone.
+    """
+    did = worked(sessions or [], iterations)
+    shared = any(session.get("processes") not in (None, "unknown", 1) or "stack" in session for session in did)
+    return {session["device"] for session in did} | ({SHARED} if shared else set())
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:

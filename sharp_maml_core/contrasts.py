@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .published import Result, interval, settings
+from .published import NORMAL, Result, interval, settings
 
 FREE_OF_RADII = ("variant", "alpha_low", "alpha_up", "iterations")
 
@@ -13,7 +14,7 @@ FREE_OF_RADII = ("variant", "alpha_low", "alpha_up", "iterations")
 class Gap(NamedTuple):
     """The generalisation error: accuracy on tasks of training classes less that on tasks of test classes.
 
-    In percentage points, with the half-width of the 95% interval over seeds.
+    In percentage points, with the half-width of the 95% interval over seeds and both kinds of tasks.
     """
 
     mean: float
@@ -29,7 +30,9 @@ def generalization_error(runs: Sequence[Result]) -> Gap | None:
     if not runs or any("train" not in run for run in runs):
         return None
     gaps = [100 * (run["train"]["mean"] - run["best"]["mean"]) for run in runs]
-    return Gap(sum(gaps) / len(gaps), interval(gaps), tuple(run["seed"] for run in runs))
+    reach = [100 * math.hypot(run["train"]["interval_95"], run["best"]["interval_95"]) for run in runs]
+    of_tasks = sum(reach) / len(reach) / NORMAL  # which the seeds share: more of them take nothing off it
+    return Gap(sum(gaps) / len(gaps), interval(gaps, of_tasks), tuple(run["seed"] for run in runs))
 
 
 def same(runs: list[Result], like: list[Result], free: set[str]) -> bool:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .config import config_from
+from . import operations
+from .config import Config, config_from
 from .contrasts import FREE_OF_RADII, meet, same
 from .errors import invalid
 from .learners.maml import KINDS
@@ -27,13 +28,17 @@ FEW = "too few seeds"
 class Against(NamedTuple):
     """A cell less a baseline: the paired difference, and its p value adjusted for all comparisons of the group.
 
-    equal_compute  whether both train on as many images
+    as_many_images  whether both train on as many images
+    twice           whether the baseline trains for twice the cell's iterations
+    operations      those of the cell in multiples of the baseline's, by count (`operations`)
     """
 
     baseline: str
     difference: Difference
     adjusted_p: float
-    equal_compute: bool
+    as_many_images: bool
+    twice: bool
+    operations: float
 
     @property
     def clear(self) -> bool:
@@ -47,7 +52,8 @@ class Line(NamedTuple):
     name            without the group's: "both", "maml-2x", ...
     means           test accuracy of each run in percent, by seed
     images          that a run trains on, those of an upper perturbation counted twice: it takes two meta-gradients of
-                    them; the cost by which cells are compared
+                    them
+    radius          the larger of its two; 0 for what is not sharp
     against         one for each of its baselines that has a seed in common, each pair of cells once
     """
 
@@ -56,6 +62,7 @@ class Line(NamedTuple):
     ours: Ours
     means: tuple[float, ...]
     images: int
+    radius: float
     against: tuple[Against, ...]
 
     @property
@@ -88,8 +95,7 @@ def lines(results: Sequence[Result], group: str) -> list[Line]:
     adjusted = holm([difference.p for difference in found.values()])
     against: dict[str, list[Against]] = {name: [] for name in order}
     for ((name, other), difference), p in zip(found.items(), adjusted, strict=True):
-        equal = _images(cells[name]) == _images(baselines[other])
-        against[name].append(Against(other, difference, p, equal))
+        against[name].append(_against(other, cells[name], baselines[other], difference, p))
     return [_line(name, cells[name], tuple(against[name])) for name in order]
 
 
@@ -151,12 +157,20 @@ def _sharp(variant: str) -> bool:
     return kind is not None and (kind.low or kind.up)
 
 
-def at_equal_compute(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
+def on_as_many_images(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
     """Each Sharp-MAML with its difference to the MAML whose runs train on as many images, the group's or a lent one.
 
     These are a family of their own, the comparisons of the paper's claim: p is adjusted for their number alone.
     """
-    found = [(line, one) for line in lines if line.sharp for one in line.against if one.equal_compute]
+    return _family([(line, one) for line in lines if line.sharp for one in line.against if one.as_many_images])
+
+
+def by_the_papers_rule(lines: Sequence[Line]) -> list[tuple[Line, Against]]:
+    """The same with the MAML of twice the iterations, beside every variant: so Section 5.1 trains it. A family too."""
+    return _family([(line, one) for line in lines if line.sharp for one in line.against if one.twice])
+
+
+def _family(found: list[tuple[Line, Against]]) -> list[tuple[Line, Against]]:
     adjusted = holm([one.difference.p for _, one in found])
     return [(line, one._replace(adjusted_p=p)) for (line, one), p in zip(found, adjusted, strict=True)]
 
@@ -177,7 +191,7 @@ def worth_of_baseline(results: Sequence[Result], group: str) -> list[tuple[str, 
     }
     adjusted = holm([difference.p for difference in found.values()])
     return [
-        (name, Against(other, difference, p, equal_compute=True))
+        (name, _against(other, cells[name], cells[other], difference, p))
         for ((name, other), difference), p in zip(found.items(), adjusted, strict=True)
     ]
 
@@ -200,14 +214,28 @@ def statement(name: str, against: Against) -> str:
     return f"{name} against {against.baseline}: {figures}; {told}."
 
 
-def _line(name: str, runs: list[Result], against: tuple[Against, ...]) -> Line:
-    return Line(
-        name, variant_of(runs), average(runs), tuple(100 * run["best"]["mean"] for run in runs), _images(runs), against
+def _against(name: str, runs: list[Result], baseline: list[Result], difference: Difference, p: float) -> Against:
+    return Against(
+        name,
+        difference,
+        p,
+        _images(runs) == _images(baseline),
+        baseline[0]["config"]["iterations"] == 2 * runs[0]["config"]["iterations"],
+        operations.of_run(_config(runs)) / operations.of_run(_config(baseline)),
     )
 
 
+def _line(name: str, runs: list[Result], against: tuple[Against, ...]) -> Line:
+    means = tuple(100 * run["best"]["mean"] for run in runs)
+    return Line(name, variant_of(runs), average(runs), means, _images(runs), _radius(runs), against)
+
+
+def _config(runs: list[Result]) -> Config:
+    return config_from(runs[0]["config"] | {"device": "auto"})  # of an older result, with what was the default then
+
+
 def _images(runs: list[Result]) -> int:
-    config = config_from(runs[0]["config"] | {"device": "auto"})  # of an older result, with what was the default then
+    config = _config(runs)
     kind = KINDS.get(config.variant)
     upper = config.alpha_up > 0 and (kind is None or kind.up)
     an_iteration = config.n_tasks * config.way_of_training * (config.k_shot + config.n_query)
@@ -222,6 +250,13 @@ def variant_of(runs: list[Result]) -> str:
 def _place(runs: list[Result]) -> tuple[int, float, str]:
     """In the order of the family, then by radius."""
     order = list(KINDS)
-    variant, config = variant_of(runs), runs[0]["config"]
-    radius = max(config["alpha_low"], config["alpha_up"])
-    return (order.index(variant) if variant in order else len(order), radius, runs[0]["cell"]["name"])
+    variant = variant_of(runs)
+    return (order.index(variant) if variant in order else len(order), _radius(runs), runs[0]["cell"]["name"])
+
+
+def _radius(runs: list[Result]) -> float:
+    """The larger of those that the variant has."""
+    config = runs[0]["config"]
+    kind = KINDS.get(variant_of(runs))
+    low, up = (True, True) if kind is None else (kind.low, kind.up)
+    return max(config["alpha_low"] if low else 0.0, config["alpha_up"] if up else 0.0)

@@ -19,7 +19,7 @@ import torch
 from . import distributed
 
 PACKAGES = ("torch", "numpy", "pillow", "matplotlib", "torchmeta", "safetensors", "sharp-maml-core")
-SESSION = ("commit", "source_sha256", "device", "threads", "started")
+SESSION = ("commit", "source_sha256", "device", "processes", "threads", "started")
 SOURCE = Path(__file__).parent
 
 
@@ -41,15 +41,21 @@ def provenance(device: torch.device, command: str | None = None) -> dict[str, An
 
 def session(origin: dict[str, Any], iteration: int) -> dict[str, Any]:
     """One stretch of a run: what of a `provenance` may differ from the stretch before, and the iteration it went on
-    from.
+    from; of a stretch in a stack, how many runs that had.
     """
-    return {name: origin[name] for name in SESSION} | {"from_iteration": iteration}
+    stack = {"stack": len(origin["stack"]["runs"])} if "stack" in origin else {}
+    return {name: origin[name] for name in SESSION} | stack | {"from_iteration": iteration}
 
 
 def worked(sessions: Sequence[Mapping[str, Any]], iterations: int) -> list[Mapping[str, Any]]:
     """The sessions that did any of the iterations: one that only tested has none, where a run went on elsewhere."""
     ends = [*(each["from_iteration"] for each in sessions[1:]), iterations]
     return [each for each, end in zip(sessions, ends, strict=True) if each["from_iteration"] < end] if sessions else []
+
+
+def devices(sessions: Sequence[Mapping[str, Any]], iterations: int) -> str:
+    """Those that did the iterations, each once. A name may have a comma in it, so " and " joins them."""
+    return " and ".join(dict.fromkeys(each["device"] for each in worked(sessions, iterations)))
 
 
 def unknown_session() -> dict[str, Any]:

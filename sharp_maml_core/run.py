@@ -32,7 +32,7 @@ from .memory import keep_freed_memory
 from .models import loss_for, model_for
 from .params import Params
 from .precision import full_precision
-from .results import now, provenance, session
+from .results import devices, now, provenance, session
 from .train import TrainState, check_training_split, fresh_state, meta_train
 
 SPLITS = ("train", "val", "test")
@@ -252,7 +252,8 @@ def finish(
 
     best = test(state.best)
     last = best if state.best_iteration == state.iteration else test(state.params)
-    result = describe(experiment, state, best, last) | origin | {"finished": now()}
+    trained = devices(state.sessions, state.iteration)  # where another went on only to test, it is not of its making
+    result = describe(experiment, state, best, last) | origin | {"device": trained, "finished": now()}
     if state.leaders:
         together = test(
             ensemble_params([leader.params for leader in state.leaders]),

@@ -53,7 +53,7 @@ def test_sentences_say_what_stands_and_what_does_not() -> None:
 
 
 def test_what_only_the_correction_takes_away_is_said_so() -> None:
-    line, against = groups.at_equal_compute(groups.lines(a_group(), "g"))[-1]
+    line, against = groups.on_as_many_images(groups.lines(a_group(), "g"))[-1]
     assert against.difference.significant
     unclear = against._replace(adjusted_p=0.06)
     assert groups.finding(unclear) == "not clear after correction"
@@ -62,7 +62,7 @@ def test_what_only_the_correction_takes_away_is_said_so() -> None:
 
 def test_the_comparisons_of_the_claim_are_a_family_of_their_own() -> None:
     """Each variant with the MAML that took as many meta-gradients: three p values, and not seven."""
-    claim = groups.at_equal_compute(groups.lines(a_group(), "g"))
+    claim = groups.on_as_many_images(groups.lines(a_group(), "g"))
     assert [(line.name, one.baseline) for line, one in claim] == [
         ("low", "maml"),
         ("up", "maml-2x"),
@@ -77,12 +77,12 @@ def test_a_claim_counts_at_every_radius_and_of_the_papers_methods_alone() -> Non
     radii = [made("up-far", s, 45, group="g-radii", variant="up", iterations=120, alpha_up=0.05) for s in range(3)]
     others = [made("anil", s, 45, group="g-others", variant="anil", iterations=120) for s in range(3)]
     results = [*a_group(), *radii, *others]
-    assert [(line.name, one.baseline) for line, one in groups.at_equal_compute(groups.lines(results, "g-radii"))] == [
+    assert [(line.name, one.baseline) for line, one in groups.on_as_many_images(groups.lines(results, "g-radii"))] == [
         ("up-far", "maml-2x")
     ]
     (anil,) = groups.lines(results, "g-others")
-    assert [(one.baseline, one.equal_compute) for one in anil.against] == [("maml", True), ("maml-2x", False)]
-    assert groups.at_equal_compute([anil]) == []
+    assert [(one.baseline, one.as_many_images) for one in anil.against] == [("maml", True), ("maml-2x", False)]
+    assert groups.on_as_many_images([anil]) == []
 
 
 def test_few_seeds_say_nothing() -> None:
@@ -202,6 +202,6 @@ def test_a_baseline_is_worth_its_difference_to_another_on_as_many_images() -> No
 
 def test_a_recipe_is_compared_with_its_own_maml() -> None:
     """So the worth of the better recipe is never taken for that of the variant, nor the other way round."""
-    claim = groups.at_equal_compute(groups.lines(with_the_papers(), "g"))
+    claim = groups.on_as_many_images(groups.lines(with_the_papers(), "g"))
     pairs = {line.name: one.baseline for line, one in claim}
     assert pairs == {"low": "maml", "up": "maml-2x", "both": "maml-2x", "both-as-printed": "maml-2x-as-printed"}

@@ -117,6 +117,15 @@ def test_who_only_tested_did_no_work() -> None:
     sessions = [{"device": name, "from_iteration": begun} for name, begun in (("a", 0), ("b", 4), ("c", 4), ("d", 9))]
     assert [each["device"] for each in results.worked(sessions, 9)] == ["a", "c"]
     assert results.worked([], 9) == []
+    assert results.devices(sessions, 9) == "a and c"
+
+
+def test_a_session_of_a_stack_says_how_many_runs_it_had() -> None:
+    origin = results.provenance(CPU)
+    alone = results.session(origin, 3)
+    assert (alone["processes"], alone["from_iteration"]) == (1, 3)
+    assert "stack" not in alone
+    assert results.session(origin | {"stack": {"runs": ["a", "b"]}}, 3) == alone | {"stack": 2}
 
 
 def test_packages_are_those_that_are_installed() -> None:

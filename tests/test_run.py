@@ -73,7 +73,7 @@ def assert_same_outcome(one: Path, other: Path) -> None:
     for result in said:
         for name in ("seconds", "seconds_per_iteration", "started", "finished", "command", "commit", "source_sha256"):
             del result[name]
-        del result["sessions"]
+        del result["sessions"], result["device"]
     assert said[0] == said[1]
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
@@ -452,6 +452,19 @@ def test_each_session_of_a_run_is_in_its_result(tmp_path: Path, monkeypatch: pyt
     found = [(session["source_sha256"], session["from_iteration"]) for session in result["sessions"]]
     assert found == [("first", 0), ("second", 2), (result["source_sha256"], 7)]
     assert {session["device"] for session in result["sessions"]} == {result["device"]}
+
+
+def test_a_result_names_the_device_that_trained_it_and_not_one_that_only_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "device_name", lambda device: "a GPU")
+        patch.setattr(run, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(tmp_path)
+    result = experiment(tmp_path)
+    assert result["device"] == "a GPU"
+    assert result["sessions"][-1]["device"] == results.device_name(torch.device("cpu"))
 
 
 def test_a_checkpoint_from_before_sessions_were_kept_is_gone_on_with(

@@ -156,6 +156,7 @@ def test_an_interrupted_stack_goes_on_bit_identically(
         assert len(metrics.read_rows(folder_of(tmp_path / "stopped", config) / rundir.METRICS)) == 4
     for result in run_stack(configs, tmp_path / "stopped", **GIVEN).values():
         assert [session["from_iteration"] for session in result["sessions"]] == [0, 4]
+        assert [session["stack"] for session in result["sessions"]] == [len(configs)] * 2
     assert_same_runs(configs, tmp_path / "stopped", tmp_path / "whole")
 
 

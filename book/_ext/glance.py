@@ -63,15 +63,15 @@ def _accuracies(book: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _gains(book: Path) -> Iterator[tuple[str, ...]]:
-    """Of groups of runs with enough seeds, the differences to MAML at equal compute, and MAML's by a better recipe."""
+    """Of groups of runs with enough seeds, the differences to MAML on as many images, and MAML's by a better recipe."""
     results = published.load(book / "results")
     printed = [gain for number in TABLES for gain in gains(number).values()]
-    question = "How many points better than `maml` at equal compute? A star is more than chance. "
+    question = "How many points better than `maml` on as many images? A star is more than chance. "
     paper = f"{min(printed):+.2f} to {max(printed):+.2f} points"
     for group in groups.names(results):
         lines = groups.lines(results, group)
         noted = "".join(f", {note}" for note in tables.group_notes(lines))
-        against = [(line.name, one) for line, one in groups.at_equal_compute(lines) if _enough(one)]
+        against = [(line.name, one) for line, one in groups.on_as_many_images(lines) if _enough(one)]
         if against:
             yield f"{question}{group}{noted}", paper, _points(against), "[](results.md)"
             question, paper = "The same: ", ""

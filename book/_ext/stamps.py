@@ -65,9 +65,11 @@ def _told(results: list[dict[str, Any]]) -> list[str]:
             str(value) for result in results for value in _values(result, {k for k, v in names.items() if v == name})
         }
         told += [f"{name} {', '.join(sorted(values))}"] if values else []
-    told += _where(origin for result in results for origin in _origins(result))
+    origins = [origin for result in results for origin in _origins(result)]
+    told += _where(origins)
     seconds = sum(result.get("seconds", 0) for result in results)
-    return [*told, f"{seconds:.0f} s"] if seconds else told
+    one = len({origin["device"] for origin in origins}) == 1  # seconds of a GPU and of a CPU have no sum
+    return [*told, f"{seconds:.0f} s"] if seconds and one else told
 
 
 def _values(result: Mapping[str, Any], names: set[str]) -> Iterable[Any]:

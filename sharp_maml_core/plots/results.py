@@ -100,7 +100,7 @@ def worth(
     """What a better baseline is worth beside what the method is, on one scale of points, with 95% intervals.
 
     baseline  a cell of MAML with its difference to MAML of other settings (`groups.worth_of_baseline`)
-    methods   a variant with its difference to MAML at equal compute (`groups.at_equal_compute`)
+    methods   a variant with its difference to MAML on as many images (`groups.on_as_many_images`)
     printed   the largest gain of a variant that the paper prints for this setting; None where it has none
     """
     rows = [(name, against, _colour("maml")) for name, against in baseline]

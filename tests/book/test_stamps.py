@@ -35,6 +35,12 @@ def test_a_run_is_credited_to_the_sessions_that_did_its_iterations(tmp_path: Pat
     assert stamp(tmp_path, LAST | {"sessions": sessions}) == f"`python -m x`; seed 0; {told}"
 
 
+def test_seconds_are_added_up_on_one_device_only(tmp_path: Path) -> None:
+    of_a_gpu = LAST | {"seconds": 2.0, "sessions": [session(0, "a GPU", "a")]}
+    assert stamp(tmp_path, of_a_gpu, of_a_gpu).endswith("; a GPU; 4 s")
+    assert stamp(tmp_path, of_a_gpu, LAST | {"seconds": 3.0}).endswith("; a GPU and a CPU, 2 cores")
+
+
 def test_without_sessions_it_is_what_the_result_says_and_nothing_is_said_twice(tmp_path: Path) -> None:
     older, of_a_slice = LAST, {"provenance": LAST}
     newer = LAST | {"sessions": [session(0, "a GPU", "b")]}

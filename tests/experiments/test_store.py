@@ -186,6 +186,9 @@ def test_a_partial_run_is_marked_and_is_no_result(place: tuple[Store, dict[str, 
         ({"sessions": [("another", 0), ("this", 4)]}, False),
         ({"sessions": [("this", 0), ("another", 4), ("this", 5)]}, False),
         ({"stack": {"runs": ["g-maml-seed0", "g-maml-seed1"]}}, False),
+        ({"sessions": [("this", 0), ("this", 4)], "begun": {"stack": 2}}, False),  # and gone on with alone
+        ({"sessions": [("this", 0), ("this", 4)], "begun": {"processes": 2}}, False),
+        ({"sessions": [("this", 0), ("this", 4)], "begun": {"processes": 1}}, True),
         ({"processes": 1}, True),
         ({"processes": 2}, False),
     ],
@@ -198,6 +201,7 @@ def test_what_an_iteration_takes_is_told_by_runs_of_one_device_alone(
     figures = {"cell": {"name": "g-maml"}, "iterations": 6, "seconds_per_iteration": 0.06, "device": "this"} | more
     if "sessions" in more:
         figures["sessions"] = [{"device": device, "from_iteration": start} for device, start in more["sessions"]]
+        figures["sessions"][0] |= more.get("begun", {})
     (store.results / folder).mkdir(parents=True)
     config = runs["g-maml-seed0"].cell.config(0).to_dict()
     (store.results / folder / "g-maml-seed0.json").write_text(json.dumps(figures | {"config": config}))

@@ -21,7 +21,7 @@ from experiments.__main__ import duration
 from experiments.cells import Run
 from experiments.store import PARTIAL, Store, progress
 from experiments.worker import Queue
-from sharp_maml_core import UserError, files, published, run_experiment, rundir
+from sharp_maml_core import UserError, files, operations, published, run_experiment, rundir
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 Script = Callable[[Run], str]
@@ -291,12 +291,12 @@ def test_measured_runs_make_the_estimate(tmp_path: Path) -> None:
     guess = cost.seconds(run, store, "cpu", [])
     assert cost.seconds(run, store, "cpu", [own | {"device": "another"}]) == guess
     tests = config.eval_tasks + config.val_tasks * 2
-    iterations = 6 + tests * cost.testing(config) / cost.work(config)
+    iterations = 6 + tests * operations.of_test_task(config) / operations.of_iteration(config)
     assert cost.seconds(run, store, "cpu", [own]) == pytest.approx(cost.START + 2 * iterations)
     # Another cell's count is scaled by what this one took against its own.
     config = runs["g-both-seed0"].cell.config(0, "cpu")
     maml, both = (cost.rough(runs[f"g-{name}-seed0"].cell.config(0), "cpu") for name in ("maml", "both"))
-    iterations = 6 + tests * cost.testing(config) / cost.work(config)
+    iterations = 6 + tests * operations.of_test_task(config) / operations.of_iteration(config)
     expected = cost.START + 2 * both / maml * iterations
     assert cost.seconds(runs["g-both-seed0"], store, "cpu", [own]) == pytest.approx(expected)
 
@@ -310,7 +310,7 @@ def test_a_checkpoint_tells_what_its_own_device_takes(tmp_path: Path, monkeypatc
     assert done == 6
     config = run.cell.config(0, "cpu")
     tests = config.eval_tasks + config.val_tasks * (config.iterations - done) / config.eval_every
-    iterations = config.iterations - done + tests * cost.testing(config) / cost.work(config)
+    iterations = config.iterations - done + tests * operations.of_test_task(config) / operations.of_iteration(config)
     own = cost.START + spent / done * iterations
     assert cost.seconds(run, store, "cpu", []) == cost.seconds(run, store, "cuda:99", []) == pytest.approx(own)
     monkeypatch.setattr(cost, "device_name", lambda device: "another")
@@ -322,7 +322,7 @@ def test_what_a_device_of_another_machine_takes_is_counted(tmp_path: Path) -> No
     run = runs["g-maml-seed0"]
     config = run.cell.config(0)
     tests = config.eval_tasks + config.val_tasks * 2
-    iterations = 6 + tests * cost.testing(config) / cost.work(config)
+    iterations = 6 + tests * operations.of_test_task(config) / operations.of_iteration(config)
     own = {"cell": {"name": "g-maml"}, "seconds_per_iteration": 2.0, "device": "a GPU", "config": config.to_dict()}
     expected = cost.START + cost.rough(config, "cuda") * iterations
     assert cost.seconds(run, store, "cuda:99", [own]) == pytest.approx(expected)
@@ -342,20 +342,20 @@ def test_a_gpu_that_is_lost_costs_a_note_and_not_the_queue(tmp_path: Path, scrip
 def test_an_image_costs_what_its_convolutions_multiply():
     """By hand: 3x3 weights from each channel to each filter, at every position that a layer gives."""
     pool = cells.Config(dataset="omniglot", filters=8)
-    assert cost.image(pool) * 1e9 == pytest.approx(9 * 8 * (28**2 + 8 * (14**2 + 7**2 + 3**2)))
-    assert cost.image(pool.replace(downsampling="stride")) * 1e9 == pytest.approx(
+    assert operations.of_image(pool) * 1e9 == pytest.approx(9 * 8 * (28**2 + 8 * (14**2 + 7**2 + 3**2)))
+    assert operations.of_image(pool.replace(downsampling="stride")) * 1e9 == pytest.approx(
         9 * 8 * (14**2 + 8 * (7**2 + 4**2 + 2**2))
     )
 
 
 def test_work_is_counted_in_forward_passes(tmp_path: Path) -> None:
-    """One step of three images and a query pass of six, times two tasks: 9 and 12 passes of a support image."""
+    """One step of three images and a query pass of six, times two tasks: 9 passes of the former, 3 to perturb."""
     _, runs = tiny(tmp_path)
     maml, both = (runs[f"g-{name}-seed0"].cell.config(0) for name in ("maml", "both"))
     image = (28**2 * 9 * 2 + 14**2 * 9 * 4 + 7**2 * 9 * 4 + 3**2 * 9 * 4) / 1e9
-    assert cost.image(maml) == pytest.approx(image)
-    assert cost.work(maml) == pytest.approx(2 * (9 * 3 + 3 * 6) * image)
-    assert cost.work(both) == pytest.approx(2 * 2 * (12 * 3 + 3 * 6) * image)
+    assert operations.of_image(maml) == pytest.approx(image)
+    assert operations.of_iteration(maml) == pytest.approx(2 * (9 * 3 + 3 * 6) * image)
+    assert operations.of_iteration(both) == pytest.approx(2 * (2 * (9 * 3 + 3 * 6) + 3 * 3) * image)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400)])

@@ -57,7 +57,7 @@ def test_a_curve_has_its_radii_its_intervals_and_each_maml() -> None:
 
 @pytest.mark.parametrize("printed", [1.7, None])
 def test_what_the_baseline_is_worth_is_beside_what_a_variant_is(printed: float | None) -> None:
-    claim = groups.at_equal_compute(groups.lines(a_group(), "g"))
+    claim = groups.on_as_many_images(groups.lines(a_group(), "g"))
     figure = results.worth(2 * [("maml", claim[0][1])], claim, printed)
     (ax,) = figure.axes
     dots = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"]

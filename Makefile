@@ -44,6 +44,7 @@ DEVICE := auto
 
 # Without a budget Snakemake does all that is missing, here or, with PROFILE=slurm, on a cluster. CELLS: cells, groups or
 # schedules of experiments/cells.toml, by default those for the device. JOBS: runs at a time. DOWNLOAD=true: fetch the data.
+# SNAKEMAKE: more options of its, as --unlock.
 PROFILE := local
 DOWNLOAD := false
 FETCH = $(BIN)/python -m experiments fetch $(CELLS) --device $(call quoted,$(value DEVICE))
@@ -54,7 +55,7 @@ ifdef BUDGET
 	$(if $(filter local,$(PROFILE)),,$(error BUDGET is for the queue of this machine: leave it out with PROFILE=$(PROFILE)))
 	$(BIN)/python -m experiments run $(CELLS) --device $(call quoted,$(value DEVICE)) --budget $(call quoted,$(value BUDGET)) $(if $(JOBS),--jobs $(call quoted,$(value JOBS)))
 else
-	$(BIN)/snakemake -s experiments/Snakefile --profile experiments/profiles/$(PROFILE) $(if $(filter local,$(PROFILE)),$(HERE)) --config device=$(call quoted,$(value DEVICE)) names=$(call quoted,$(value CELLS))
+	$(BIN)/snakemake -s experiments/Snakefile --profile experiments/profiles/$(PROFILE) $(if $(filter local,$(PROFILE)),$(HERE)) --config device=$(call quoted,$(value DEVICE)) names=$(call quoted,$(value CELLS)) $(SNAKEMAKE)
 endif
 
 # pytest: a file at a time on each of two cores, one thread each: the tensors of the tests are small.

@@ -13,7 +13,7 @@ from pathlib import Path
 from sharp_maml_core import published
 from sharp_maml_core.config import Config
 from sharp_maml_core.data import SPLITS, load_split
-from sharp_maml_core.errors import UserError, invalid, status
+from sharp_maml_core.errors import UserError, complain, invalid, status
 
 from . import cells, stacks, store
 from .cost import seconds
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        complain(f"{parser.prog}: {error}")
         return status(error)
     except KeyboardInterrupt:
         return 130

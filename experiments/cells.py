@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,17 @@ SEEDS = (0, 1, 2)
 
 GROUP = ("name", "schedule", "settings", "cell", "seeds", "table", "figure", "like")
 SETTABLE = tuple(name for name in FIELDS if name not in ("seed", "device", "data_root", "download"))
+TYPES: dict[str, tuple[type, str]] = {
+    "name": (str, "a text"),
+    "schedule": (str, "a text"),
+    "like": (str, "a text, the name of a group"),
+    "settings": (dict, "a table"),
+    "cell": (list, 'a list of tables, as [{ variant = "maml" }]'),
+    "seeds": (list, "a list of integers, as [0, 1, 2]"),
+    "table": (int, "an integer"),
+    "figure": (int, "an integer"),
+}
+NAME = r"\w[\w.+-]*"
 IN_A_CELL = (*SETTABLE, "alpha", "name")
 
 
@@ -81,9 +93,13 @@ def load(path: Path = CELLS) -> list[Cell]:
     """All cells, in the queue's order. Raises UserError for a file that is damaged or says what nobody understands."""
     try:
         text = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise invalid("cells", str(path), f"a file that can be read ({error.strerror})") from None
+    except ValueError as error:  # of TOML, or of UTF-8
         raise UserError(f"{path.name} is damaged ({error}): restore it.") from None
     _known(path.name, text, ("schedule", "group"))
+    _is("schedule", text.get("schedule", {}), dict, "tables, as [schedule.short]")
+    _is("group", text.get("group", []), list, "a list of tables, as [[group]]")
     schedules = {name: Schedule(name, **_whole(name, given)) for name, given in text.get("schedule", {}).items()}
     settings: dict[str, dict[str, Any]] = {}
     cells = [cell for group in text.get("group", []) for cell in _group(group, schedules, settings)]
@@ -146,11 +162,16 @@ def find_run(cells: list[Cell], name: str) -> Run:
 
 def _group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[str, dict[str, Any]]) -> Iterator[Cell]:
     """The cells of a group; `above` has the settings of those before it, and gets its own."""
+    _is("group", given, dict, "a list of tables, as [[group]]")
     where = f"group {given.get('name', '?')}"
     _known(where, given, GROUP)
     for name in ("name", "schedule", "cell"):
         if name not in given:
             raise invalid(where, sorted(given), f"a group with a {name}")
+    for name, (kind, what) in TYPES.items():
+        if name in given:
+            _is(f"{name} of {where}", given[name], kind, what)
+    _is_name(f"name of {where}", given["name"])
     _one_of(f"schedule of {where}", given["schedule"], schedules)
     _known(f"settings of {where}", given.get("settings", {}), SETTABLE)
     if "like" in given:
@@ -163,7 +184,9 @@ def _group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[st
     _alone(f"seed of {where}", seeds)
     for entry in given["cell"]:
         _known(f"cell of {where}", entry, IN_A_CELL)
+        _is(f"cell of {where}", entry, dict, 'a list of tables, as [{ variant = "maml" }]')
         for name, values in _grid(entry):
+            _is_name(f"name of a cell of {where}", name)
             cell = Cell(
                 f"{given['name']}-{name}",
                 given["name"],
@@ -205,6 +228,17 @@ def _whole(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if set(given) != {"device", "about"}:
         raise invalid(f"schedule {name}", sorted(given), "a schedule with a device and what it is about")
     return given
+
+
+def _is(what: str, given: Any, kind: type, allowed: str) -> None:
+    if not isinstance(given, kind) or isinstance(given, bool):
+        raise invalid(what, given, allowed)
+
+
+def _is_name(what: str, name: str) -> None:
+    """Of a file and a folder, in shells and in Snakemake's patterns."""
+    if not re.fullmatch(NAME, name):
+        raise invalid(what, name, "letters, digits and . _ + -, the first a letter or a digit")
 
 
 def _known(where: str, given: Any, known: Any) -> None:

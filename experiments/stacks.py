@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sharp_maml_core.errors import Diverged, invalid
+from sharp_maml_core.errors import DeviceLost, Diverged, UserError, invalid
 from sharp_maml_core.rundir import FREE_TO_CHANGE
 from sharp_maml_core.stacked import STACKABLE, VARYING, run_stack
 
 from .cells import Run
-from .store import BEGUN, MISSING, Store, collect, in_use, note_partial
+from .store import BEGUN, DIVERGED, MISSING, Store, collect, in_use, note_partial
+from .worker import left_alone, unusable
 
 
 def stacks(runs: list[Run], store: Store) -> list[list[Run]]:
@@ -39,13 +40,24 @@ def work(
     progress: bool = True,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> list[str]:
-    """Train and collect each stack of runs; returns the names of those that diverged, which are noted as such.
+    """Train and collect each stack of runs; returns the names of those that failed, of which those that diverged are
+    noted as such.
 
-    Started again it goes on where it stopped. `at_once` is that of `run_stack`. Raises UserError for what cannot be
-    used, and KeyboardInterrupt, after checkpoints, when interrupted.
+    Started again it goes on where it stopped. `at_once` is that of `run_stack`. Raises UserError for a variant that
+    cannot be stacked, DeviceLost for a GPU that failed, and KeyboardInterrupt, after checkpoints, when interrupted.
     """
     failed = []
-    for stack in stacks(runs, store):
+    for run in runs:
+        state = store.state(run)
+        trouble = unusable(run, store, state)
+        if trouble:
+            failed.append(run.name)
+            say(trouble)
+        elif state == DIVERGED:
+            say(left_alone(run, store))
+        elif state in (MISSING, BEGUN) and in_use(store.folder(run)):
+            say(f"in use   {run.name}: another process works in {store.folder(run)}")
+    for stack in stacks([run for run in runs if run.name not in failed], store):
         say(f"begun    {len(stack)} together: {', '.join(run.name for run in stack)}")
         failures: dict[Path, str] = {}
         try:
@@ -57,6 +69,12 @@ def work(
             )
         except Diverged as error:  # the others are finished
             failures = error.failures
+        except DeviceLost:  # this process cannot use it any more
+            raise
+        except UserError as error:
+            failed += [run.name for run in stack]
+            say(f"failed   {', '.join(run.name for run in stack)}: {error}")
+            continue
         for run in stack:
             failure = failures.get(store.folder(run))
             if failure is not None:
@@ -64,6 +82,13 @@ def work(
                 note_partial(run, store, device, diverged=failure)
                 failed.append(run.name)
                 continue
-            collect(run, store, device)
-            say(f"done     {run.name}: {store.path(run)}")
+            try:
+                collect(run, store, device)
+            except DeviceLost:
+                raise
+            except UserError as error:
+                failed.append(run.name)
+                say(f"failed   {run.name}: {error}")
+            else:
+                say(f"done     {run.name}: {store.path(run)}")
     return failed

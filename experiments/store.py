@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sharp_maml_core import metrics, rundir
+from sharp_maml_core.config import config_from
 from sharp_maml_core.errors import UserError, invalid
 from sharp_maml_core.files import write_text
 from sharp_maml_core.published import settings
@@ -69,15 +70,24 @@ class Store:
         begun = (self.folder(run) / rundir.CHECKPOINT).exists() or self.partial_path(run).exists()
         return BEGUN if begun else MISSING
 
+    def foreign(self, run: Run) -> str:
+        """In what the settings of the run in its folder differ from its cell's; empty where they do not, or none is.
+
+        Raises UserError for a folder whose settings cannot be read.
+        """
+        if not (self.folder(run) / rundir.CONFIG).exists():
+            return ""
+        return differences(run, {"config": rundir.read_config(self.folder(run), "auto").to_dict()})
+
     def measured(self) -> list[dict[str, Any]]:
         """All results and partial results that can be read and say what an iteration takes on their device.
 
         Those do not of which another device did iterations, or several processes, or a stack, which tells an equal
-        share of its seconds.
+        share of its seconds; nor those with settings that this version does not know.
         """
         paths = [*self.results.glob("*.json"), *(self.results / PARTIAL).glob("*.json")]
         read = [found for path in sorted(paths) if (found := _read(path)) is not None]
-        timed = [found for found in read if "cell" in found and found.get("seconds_per_iteration")]
+        timed = [found for found in read if "cell" in found and found.get("seconds_per_iteration") and _known(found)]
         return [
             found
             for found in timed
@@ -94,13 +104,20 @@ def collect(run: Run, store: Store, device: str = "auto") -> dict[str, Any]:
     got right), `validations` (iteration and score), and `train`: the accuracy on up to 600 tasks of the training
     classes, whose gap to the test accuracy is the generalisation error of Section 5.3, and the code that found it.
 
-    Raises UserError for a run that is not finished, is damaged, or has other settings than its cell, DeviceLost for a
-    GPU that failed.
+    Raises UserError for a run that is not finished, is damaged, in use, or has other settings than its cell, DeviceLost
+    for a GPU that failed.
     """
     folder = store.folder(run)
+    if not folder.is_dir():
+        raise _unfinished(run, folder)
+    with rundir.locked(folder):
+        return _collect(run, store, folder, device)
+
+
+def _collect(run: Run, store: Store, folder: Path, device: str) -> dict[str, Any]:
     result = rundir.read_result(folder)
     if result is None:
-        raise invalid("run", run.name, f"finished, and {folder} has no {rundir.RESULT}", "Run it first.")
+        raise _unfinished(run, folder)
     changed = differences(run, result)
     if changed:
         raise invalid("run", run.name, f"of its cell's settings ({changed})", f"Move {folder} away and run it again.")
@@ -127,12 +144,20 @@ def collect(run: Run, store: Store, device: str = "auto") -> dict[str, Any]:
     return result
 
 
+def _unfinished(run: Run, folder: Path) -> UserError:
+    return invalid("run", run.name, f"finished, and {folder} has no {rundir.RESULT}", "Run it first.")
+
+
 def note_partial(run: Run, store: Store, device: str, diverged: str = "") -> int:
     """Say in its partial file how far an unfinished run is; returns the iterations that are done.
+
+    Nothing is said of a folder that holds a run of other settings: its iterations are none of this one's.
 
     diverged  what a run that will never be finished said last
     """
     folder = store.folder(run)
+    if store.foreign(run):
+        return 0
     iterations, seconds = progress(folder)
     if iterations or diverged:
         config = run.cell.config(run.seed, device)
@@ -213,6 +238,15 @@ def _is_of(run: Run, result: dict[str, Any] | None) -> bool | None:
         return None if result is None else not differences(run, result)
     except (UserError, KeyError):
         return None
+
+
+def _known(result: dict[str, Any]) -> bool:
+    """Whether this version knows the settings of a result; another one's may have more."""
+    try:
+        config_from(result["config"] | {"device": "auto"})
+    except UserError:
+        return False
+    return True
 
 
 def _cell(run: Run) -> dict[str, str]:

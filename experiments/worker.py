@@ -8,6 +8,7 @@ checkpoint; the next queue goes on from there.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from .cost import seconds
 from .store import BEGUN, DAMAGED, DIVERGED, DONE, MISSING, OTHER, Store, in_use, note_partial, progress
 
 TRIES = 3
+ASKED = (0, 130, -signal.SIGTERM)  # how a trainer ends that was asked to; the last before it could hear
 FAILURES = 3  # in a row, of different runs: then it is the machine
 LOOK = 0.1
 ROOT = Path(__file__).parent.parent
@@ -98,11 +100,11 @@ class Queue:
     def _check_results(self) -> None:
         for run in self._runs:
             state = self._store.state(run)
-            if state in (DAMAGED, OTHER):
+            trouble = unusable(run, self._store, state)
+            if trouble:
                 self._left.add(run.name)
                 self.failed.append(run.name)
-                path = self._store.path(run)
-                self._say(f"{path} is {state}: left as it is. Restore it, or delete it to have the run done again.")
+                self._say(trouble)
             elif state == DIVERGED:
                 self._say(left_alone(run, self._store))
 
@@ -230,6 +232,22 @@ class Queue:
             done = self._note(job.run)
             total = job.run.cell.config(job.run.seed).iterations
             self._say(f"stopped  {job.run.name}: iteration {done} of {total}; the next time goes on from there")
+            if job.process.returncode not in ASKED:
+                self._say(f"unkept   {job.run.name}: what it did since: {_last_line(self._log(job.run))}")
+
+
+def unusable(run: Run, store: Store, state: str) -> str:
+    """What is said of a run whose result file or folder only the user can mend; empty where there is nothing."""
+    if state in (DAMAGED, OTHER):
+        return f"{store.path(run)} is {state}: left as it is. Restore it, or delete it to have the run done again."
+    if state not in (MISSING, BEGUN):
+        return ""
+    try:
+        changed = store.foreign(run)
+    except UserError as error:
+        return f"{run.name}: {error}"
+    folder = store.folder(run)
+    return f"{folder} holds a run of other settings ({changed}): move it away, or delete it." if changed else ""
 
 
 def left_alone(run: Run, store: Store) -> str:
@@ -260,4 +278,6 @@ def cores() -> int:
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing was said."
+    if lines:
+        return lines[-1]
+    return f"nothing was said in {log}, where {shutil.disk_usage(log.parent).free / 2**20:.1f} MiB are free."

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from .config import FIELDS, Config, config_from
 from .distributed import PeerFailed, first, together
-from .errors import UserError, status
+from .errors import UserError, complain, status
 from .run import SPLITS, default_folder, evaluate_run, run_experiment
 from .stacked import grid, run_stack
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PeerFailed:
         return 1
     except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        complain(f"{parser.prog}: {error}")
         return status(error)
     except KeyboardInterrupt:
         return 130

@@ -7,6 +7,7 @@ import io
 import os
 from pathlib import Path
 
+from .errors import UserError
 from .files import write_text
 from .train import Row
 
@@ -26,12 +27,16 @@ COLUMNS = (
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The whole lines of a metrics file; empty cells are left out."""
+    """The whole lines of a metrics file; empty cells are left out. Raises UserError for one that is damaged."""
     if not path.exists():
         return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
-    return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(io.StringIO(whole))]
+    try:
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
+        found = csv.DictReader(io.StringIO(whole), restkey="more")
+        return [{key: float(value) for key, value in row.items() if value} for row in found]
+    except (ValueError, TypeError) as error:  # a cell that is no number; cells beyond the last column
+        raise damaged(path, str(error)) from None
 
 
 def append(path: Path, rows: list[Row]) -> None:
@@ -52,6 +57,11 @@ def cut(path: Path, iteration: int) -> list[Row]:
     if path.exists():
         write_text(path, ",".join(COLUMNS) + "\n" + "".join(_line(row) for row in rows))
     return rows
+
+
+def damaged(path: Path, why: str) -> UserError:
+    """What is said of a metrics file that is not what the run wrote."""
+    return UserError(f"{path} is damaged ({why}): restore a copy, or set overwrite=True to begin again.")
 
 
 def _line(row: Row) -> str:

@@ -22,7 +22,7 @@ from .checkpoint import check_data, check_model, shapes_of
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
-from .errors import DeviceLost, Diverged, UserError
+from .errors import DeviceLost, Diverged, UserError, complain
 from .evaluate import Evaluation, evaluate
 from .files import write_json
 from .learners import Learner, Loss, build_learner
@@ -164,7 +164,7 @@ def explained(folder: Path) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         if distributed.first():
-            print(f"\nInterrupted. The same command goes on from {folder}.", file=sys.stderr)
+            complain(f"\nInterrupted. The same command goes on from {folder}.")
         raise
     except (OSError, SafetensorError) as error:
         raise UserError(

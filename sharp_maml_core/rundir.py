@@ -189,11 +189,14 @@ def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None
 def load_state(folder: Path, data: Mapping[str, str], device: torch.device) -> TrainState | None:
     """The state to go on from, or None for a run that has none yet; metrics beyond it are cut off.
 
-    Raises UserError for a damaged checkpoint, and for one that was trained on other data than `data`.
+    Raises UserError for a damaged checkpoint or metrics file, and for a checkpoint that was trained on other data than
+    `data`.
     """
     state = read_state(folder, data, device)
     rows = metrics.cut(folder / METRICS, state.iteration if state else 0)
     if state is not None:
+        if [row["iteration"] for row in rows] != list(range(1, state.iteration + 1)):
+            raise metrics.damaged(folder / METRICS, f"it has not each of the {state.iteration} iterations once")
         state.rows = rows
     return state
 

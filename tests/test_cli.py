@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -245,3 +247,9 @@ def test_a_lost_gpu_ends_with_75_which_asks_to_be_tried_again(monkeypatch: pytes
 
     monkeypatch.setattr("sharp_maml_core.__main__.run_experiment", lose)
     assert main(small(dataset=images)) == 75
+
+
+def test_where_stderr_is_full_the_status_still_says_what_went_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sharp_maml_core", "train", "--variant", "nothing"]
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(command, stderr=full, stdout=full).returncode == 2

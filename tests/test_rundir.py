@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,25 @@ def test_half_a_line_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / rundir.METRICS).open("a") as file:
         file.write("8,0.2")
     assert metrics.read_rows(tmp_path / rundir.METRICS) == rows
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda text: text[: len(text) // 2], "it has not each of the 7 iterations once"),
+        (lambda text: text.replace("\n3,", "\n4,"), "it has not each of the 7 iterations once"),
+        (lambda text: "", "it has not each of the 7 iterations once"),
+        (lambda text: text.replace("\n3,", "\n3,abc"), "could not convert string to float"),
+        (lambda text: text.replace("\n3,", "\n" + "3," * 12), "float"),
+    ],
+)
+def test_damaged_metrics_are_named(tmp_path: Path, damage: Callable[[str], str], why: str) -> None:
+    """What is gone on with without them would lack its validations in the end."""
+    saved_run(tmp_path)
+    path = tmp_path / rundir.METRICS
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=rf"metrics\.csv is damaged \(.*{why}.*restore a copy, or set overwrite=True"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("batch", [7, 400])

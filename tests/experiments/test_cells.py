@@ -35,6 +35,33 @@ def load(folder: Path, text: str) -> list[Cell]:
     return cells.load(folder / "cells.toml")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('name = "g"', 'name = "-g"', r"name of group -g='-g' is not allowed: it must be letters, digits and"),
+        ('name = "g"', 'name = "a/b"', "it must be letters, digits and"),
+        ('name = "g"', 'name = "x{y}"', "it must be letters, digits and"),
+        ('name = "g"', "name = 3", "name of group 3=3 is not allowed: it must be a text"),
+        ('schedule = "tiny"\nsettings', 'schedule = "tiny"\nseeds = 3\nsettings', "it must be a list of integers"),
+        ('schedule = "tiny"\nsettings', 'schedule = "tiny"\ntable = [1]\nsettings', "it must be an integer"),
+        ('schedule = "tiny"\nsettings', 'schedule = "tiny"\nlike = ["x"]\nsettings', "the name of a group"),
+        ("[[group]]", "[group]", r"it must be a list of tables, as \[\[group\]\]"),
+        ("[schedule.tiny]", "[[schedule]]", r"it must be tables, as \[schedule.short\]"),
+    ],
+)
+def test_what_a_file_of_cells_cannot_mean_is_named(tmp_path: Path, before: str, after: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load(tmp_path, TINY.replace(before, after))
+
+
+def test_a_file_of_cells_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.toml'.* a file that can be read \(No such file or directory\)"):
+        cells.load(tmp_path / "nowhere.toml")
+    (tmp_path / "cells.toml").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"cells\.toml is damaged \('utf-8' codec"):
+        cells.load(tmp_path / "cells.toml")
+
+
 def test_every_row_of_every_table_has_its_cell_with_the_printed_number() -> None:
     found = {(cell.table, cell.printed) for cell in ALL if cell.printed and cell.schedule.name in ("paper", "strong")}
     wanted = {(number, row) for number, table in paper_tables.TABLES.items() for row in table.rows if number != 3}

@@ -84,6 +84,21 @@ def test_an_interrupted_launch_names_the_folder_that_it_goes_on_from(
     assert f"goes on from {store.runs}." in capsys.readouterr().err
 
 
+def test_what_only_the_user_can_mend_is_said_and_costs_no_other(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    cut, broken, good = runs["g-maml-seed0"], runs["g-maml-seed1"], runs["g-both-seed0"]
+    store.results.mkdir()
+    store.path(cut).write_text("{")
+    store.folder(broken).mkdir(parents=True)
+    (store.folder(broken) / "result.json").write_text("{")
+    said: list[str] = []
+    failed = stacks.work([cut, broken, good], store, device="cpu", progress=False, say=said.append)
+    assert failed == [cut.name, broken.name]
+    assert said[0].startswith(f"{store.path(cut)} is damaged")
+    assert said[2].startswith(f"failed   {broken.name}: {store.folder(broken) / 'result.json'} is damaged")
+    assert store.state(good) == DONE
+
+
 def test_what_cannot_be_stacked_is_refused_before_any_work(tmp_path: Path) -> None:
     store, _ = tiny(tmp_path)
     store.cells.write_text(store.cells.read_text().replace('variant = "both"', 'variant = "reptile"'))

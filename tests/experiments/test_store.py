@@ -208,6 +208,22 @@ def test_what_an_iteration_takes_is_told_by_runs_of_one_device_alone(
     assert len(store.measured()) == counts
 
 
+def test_settings_of_a_later_version_tell_no_times(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    config = runs["g-maml-seed0"].cell.config(0).to_dict() | {"later_setting": 1}
+    figures = {"cell": {"name": "g-maml"}, "iterations": 6, "seconds_per_iteration": 0.06, "device": "this"}
+    store.results.mkdir()
+    (store.results / "g-maml-seed0.json").write_text(json.dumps(figures | {"config": config}))
+    assert store.measured() == []
+
+
+def test_who_collects_has_the_run_folder_alone(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:
+    store, runs = place
+    run, other = runs["g-both-seed0"], Store(store.runs, tmp_path)
+    with rundir.locked(store.folder(run)), pytest.raises(UserError, match="no other process is using now"):
+        collect(run, other)
+
+
 def test_a_run_without_a_checkpoint_leaves_no_partial_file(place: tuple[Store, dict[str, Run]], tmp_path: Path) -> None:
     _, runs = place
     store = Store(tmp_path / "runs", tmp_path)

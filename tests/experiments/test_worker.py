@@ -19,7 +19,7 @@ from tiny import tiny
 from experiments import cells, cost, worker
 from experiments.__main__ import duration
 from experiments.cells import Run
-from experiments.store import PARTIAL, Store, progress
+from experiments.store import PARTIAL, Store, note_partial, progress
 from experiments.worker import Queue
 from sharp_maml_core import UserError, files, operations, published, run_experiment, rundir
 
@@ -236,10 +236,46 @@ def test_a_full_disk_costs_a_note_and_not_the_queue(
     working = Queue([broken, other], store, device="cpu", jobs=2, say=say)
     working.work()
     assert (working.failed, working.done) == ([broken.name], [other.name])
-    assert said[2:4] == [
-        f"unnoted  {broken.name}: [Errno {errno.ENOSPC}] No space left on device",
-        f"failed   {broken.name}, kept up to iteration 6: nothing was said.",
+    assert said[2] == f"unnoted  {broken.name}: [Errno {errno.ENOSPC}] No space left on device"
+    empty = f"nothing was said in {store.runs / broken.name}.log, where "
+    assert said[3].startswith(f"failed   {broken.name}, kept up to iteration 6: {empty}")
+    assert said[3].endswith(" MiB are free.")
+
+
+def test_a_checkpoint_that_could_not_be_kept_is_not_said_to_be(
+    tmp_path: Path, scripts: Callable[[Script], None]
+) -> None:
+    store, runs = tiny(tmp_path)
+    run = runs["g-maml-seed0"]
+    checkpointed(store, run)
+    mark = tmp_path / "mark"
+    ends = "signal.signal(signal.SIGTERM, lambda *_: sys.exit('x could not be written'))"
+    begun = f"pathlib.Path({str(mark)!r}).touch()"
+    scripts(lambda run: f"import signal, sys, time, pathlib; {ends}; {begun}; time.sleep(60)")
+    working, said = queue(store, [run], budget=60)
+    working._fill()
+    while not mark.exists():
+        time.sleep(0.01)
+    working._stop_all()
+    assert said[1:] == [
+        f"stopped  {run.name}: iteration 6 of 6; the next time goes on from there",
+        f"unkept   {run.name}: what it did since: x could not be written",
     ]
+
+
+def test_a_folder_with_a_run_of_other_settings_is_left_alone_and_its_iterations_are_nobodys(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    run = runs["g-maml-seed0"]
+    checkpointed(store, run)
+    store.cells.write_text(store.cells.read_text().replace("filters = 2", "filters = 4"))
+    changed = cells.find_run(cells.load(store.cells), run.name)
+    working, said = queue(store, [changed])
+    working.work()
+    assert working.failed == [run.name]
+    other = "holds a run of other settings (filters 2 is now 4): move it away, or delete it."
+    assert said == [f"{store.folder(run)} {other}"]
+    assert note_partial(changed, store, "cpu") == 0
+    assert not store.partial_path(changed).exists()
 
 
 def test_a_run_that_cannot_be_started_has_failed(tmp_path: Path, scripts: Callable[[Script], None]) -> None:

@@ -59,6 +59,9 @@ def test_two_cores_do_what_is_missing_and_only_that(tmp_path: Path) -> None:
     again = snakemake(tmp_path, store, "--cores", "2")
     assert again.returncode == 0, again.stderr
     assert "Nothing to be done" in again.stderr + again.stdout
+    (store.results / "g-maml-seed1.json").unlink()  # as one is told to, to have it done again
+    said = snakemake(tmp_path, store, "--cores", "2", "--dry-run", "--printshellcmds")
+    assert ["seed1" in line for line in said.stdout.splitlines() if "sharp_maml_core train" in line] == [True]
 
 
 @pytest.mark.parametrize(("device", "gpu"), [("cuda:99", "gpu=1"), ("auto", f"gpu={int(torch.cuda.is_available())}")])

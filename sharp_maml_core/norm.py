@@ -55,6 +55,8 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not torch._C._are_functorch_transforms_active():
+            return _carefully(x, weight, bias)
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, EPS)
 
     @staticmethod
@@ -116,6 +118,19 @@ class _BatchNormBackward(torch.autograd.Function):
         u_x = u_a * mean_ax + u_g * mean_gx + k * mean_apg
         d_x = _combine((a, r * u_a), (grad_y, r * u_g), (centred, -r * r * u_x), -r * (u_a * mean_a + u_g * mean_g))
         return d_grad_y, d_x, d_weight, None, None
+
+
+def _carefully(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `native_batch_norm` gives, in float32 on a CPU: there it adds the values of a channel one by one where the
+    channels lie last, and loses three digits of half a million; inner steps then make percents of that. PyTorch's sums
+    are careful.
+    """
+    n = x.numel() // x.shape[1]
+    mean = _sum(x) / n
+    y = x - _column(mean)
+    inverse_sigma = torch.rsqrt(_sum(y * y) / n + EPS)
+    y.mul_(_column(weight * inverse_sigma)).add_(_column(bias))  # in place: a new tensor costs more than the arithmetic
+    return y, mean, inverse_sigma
 
 
 def _column(per_channel: Tensor) -> Tensor:

@@ -105,6 +105,7 @@ def test_the_page_counts_its_verdicts() -> None:
     )
     counts = [sum(section.verdict == verdict for section in SECTIONS) for verdict in VERDICTS]
     assert list(map(int, said)) == [len(SECTIONS), *counts]
+    assert f"The errata page: {len(SECTIONS)} statements" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_every_check_is_on_the_page_once_and_has_a_test_of_its_own() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..alset import alset_step, hypergradient, maml_as_bilevel, maml_lower_lr
 from ..biased_maml import independent_update, same, sharp_gradient
-from ..convergence import descend, exponent, learner_update
+from ..convergence import descend, learner_update
 from ..convergence_bounds import (
     Biases,
     Steps,
@@ -21,7 +21,6 @@ from ..convergence_bounds import (
     variance_printed,
     variance_repaired,
 )
-from ..floors import mean_update
 from ..lemma3 import evaluate_lemma3, lemma3_draws
 from ..problems import Noise, Problem, random_problem
 from . import Figures
@@ -197,29 +196,6 @@ def objective_smoothness() -> Figures:
         slope = torch.func.grad(lambda point, p=problem, b=b: p.objective_gradient(point, b).sum())(theta)
         shares.append(float(slope.norm()) / problem.smoothness(b))
     return {"largest_share": max(shares)}
-
-
-def upper_gradient() -> Figures:
-    """Section 3.2: grad h "is an unbiased estimator of the upper-level gradient". Verdict: given theta~_m, not of F.
-
-    The adapted parameters are nonlinear in the support sample, and with one batch its Hessian is correlated with them:
-    E h - grad F = O(beta_low^2 sigma^2), which is why Theorem 1 treats a biased MAML at all.
-
-    relative_bias  ||E h - grad F|| / ||grad F|| at beta_low = 0.4; exponent_inner_lr, exponent_sigma  of the bias
-    """
-
-    def bias(b: float, sigma: float) -> float:
-        problem = dataclasses.replace(_three_tasks(), support_noise=Noise(sigma))
-        update = mean_update(problem, _THETA, Steps(1.0, b))
-        return float((update - problem.objective_gradient(_THETA, b)).norm())
-
-    sizes = (0.02, 0.01)
-    length = float(_three_tasks().objective_gradient(_THETA, 0.4).norm())
-    return {
-        "relative_bias": bias(0.4, 1.0) / length,
-        "exponent_inner_lr": exponent(sizes, [bias(b, 1.0) for b in sizes]),
-        "exponent_sigma": exponent(sizes, [bias(0.1, sigma) for sigma in sizes]),
-    }
 
 
 def _three_tasks() -> Problem:

@@ -91,11 +91,11 @@ def lemma3() -> Figures:
 
 
 def lemma3_one_batch() -> Figures:
-    """Lemma 3 with psi = xi, as in Algorithm 1. Verdict: false. Repaired: ||grad F - E h|| has a bound of that order.
+    """Lemma 3 where psi = xi, as in Algorithm 1. Verdict: proof incomplete: it is proved for psi independent of xi.
 
     h_bar = E[h | theta_hat] then keeps the noise of the Hessian, b^2 sigma^2 ||grad L(theta'; D')||^2, and no l0^2
-    sigma_b^2 stands on the right: nearly linear losses (l1 small) break it. A proof that conditions on theta_t alone
-    needs ||grad F - E h||, which is at most sqrt(`lemma3_sharper`) + b^2 l1 sigma_b^2.
+    sigma_b^2 stands on the right: nearly linear losses (l1 small) break it. Repaired: a proof that conditions on
+    theta_t alone needs ||grad F - E h||, which is at most sqrt(`lemma3_sharper`) + b^2 l1 sigma_b^2.
 
     left, right              the two sides of Eq. 31, without perturbations
     squared_bias, its_bound  ||grad F - E h||^2 and the square of that

@@ -150,7 +150,7 @@ def lower_perturbation() -> Figures:
 
 
 def five_support_images() -> Figures:
-    r"""Section 4.2 lets gamma_A be small, as O(1/n). False for the paper's tasks: n = 5, and gamma_A is nearly 1.
+    r"""Section 4.2: gamma_A = O(1/n) is a term of (18). Holds as far as O(1/n) does; n = 5, and gamma_A nearly 1.
 
     A trained MAML (`glyphs-maml-seed0`, 5-way 1-shot) on two of its test tasks, one support image after the other
     replaced: the largest change of the probability of a wrong answer, a loss in [0, 1] as the theorem asks. These are

@@ -49,9 +49,9 @@ def test_most_differences_among_the_variants_are_within_chance() -> None:
     assert found["z_both_minus_low_table_1"] == pytest.approx(z(1, both, low), rel=1e-9)
     assert found["z_both_minus_up_table_5"] == pytest.approx(z(5, SHARP[5][2], SHARP[5][1]), rel=1e-9)
     pairs = [abs(z(table, *pair)) for table, row in SHARP.items() for pair in itertools.combinations(row, 2)]
-    assert found["differences_of_variants_within_chance"] == sum(value < 1.96 for value in pairs) == 7
+    assert found["differences_of_variants_below_1_96"] == sum(value < 1.96 for value in pairs) == 7
     gains = [z(table, accuracy, MAML[table]) for table, row in SHARP.items() for accuracy in row]
-    assert found["gains_over_maml_within_chance"] == sum(value < 1.96 for value in gains) == 0
+    assert found["gains_over_maml_below_1_96"] == sum(value < 1.96 for value in gains) == 0
     assert found["tasks_to_tell_low_from_up_table_1"] == pytest.approx(600 * (1.96 / z(1, low, up)) ** 2, rel=1e-9)
 
 

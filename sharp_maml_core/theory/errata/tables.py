@@ -58,8 +58,8 @@ def no_intervals() -> Figures:
         "z_low_minus_up_table_1": _z(1, "low", "up"),
         "z_both_minus_low_table_1": _z(1, "both", "low"),
         "z_both_minus_up_table_5": _z(5, "both", "up"),
-        "differences_of_variants_within_chance": sum(abs(_z(*pair)) < 1.96 for pair in pairs),
-        "gains_over_maml_within_chance": sum(_z(*gain) < 1.96 for gain in gains),
+        "differences_of_variants_below_1_96": sum(abs(_z(*pair)) < 1.96 for pair in pairs),
+        "gains_over_maml_below_1_96": sum(_z(*gain) < 1.96 for gain in gains),
         "tasks_to_tell_low_from_up_table_1": _TEST_TASKS * (1.96 / _z(1, "low", "up")) ** 2,
     }
 

@@ -138,6 +138,18 @@ def test_theorem_1(update_for):
         assert mean < bound(PROBLEM, first, horizon, steps) < 100 * mean
 
 
+@pytest.mark.parametrize(("horizons", "repetitions"), [((16, 64), 32), ((16, 64, 256), 64)], ids=["quick", "longer"])
+def test_adam_falls_faster_from_about_three_times_as_high(horizons, repetitions):
+    """What the theory notebook says of its second figure."""
+    sgd, adam = (
+        rate(PROBLEM, same_batch_update, starts(repetitions), horizons, AT_ONE, seed=0, optimizer=optimizer)
+        for optimizer in (torch.optim.SGD, torch.optim.Adam)
+    )
+    assert float(adam.mean[0] / sgd.mean[0]) == pytest.approx(3, abs=0.5)
+    assert float(adam.mean[-1] / sgd.mean[-1]) > 2
+    assert adam.slope.value < sgd.slope.value < -0.4
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

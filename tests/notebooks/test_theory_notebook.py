@@ -11,6 +11,9 @@ from typing import Any
 import nbformat
 import pytest
 
+from sharp_maml_core import pretrained
+from sharp_maml_core.theory import assumption
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "theory.ipynb"
 
@@ -26,6 +29,18 @@ def test_a_quick_run_shows_every_figure(executed: Callable[[str], Any]) -> None:
     assert len(drawing) > 12
     for cell in drawing:
         assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
+
+
+def test_the_assumption_is_undecided_in_the_ball_and_about_on_its_edge(executed: Callable[[str], Any]) -> None:
+    """With the deviations that the book's run has; `test_errata_stability` has the radius itself."""
+    (table,) = executed("theory").cells[-1].outputs
+    rows = table["data"]["text/plain"].splitlines()[2:]
+    found = {float(row.split()[0]): row.split()[1:] for row in rows}
+    params = pretrained.load("glyphs-both-seed0").params
+    radius = assumption.readings(0.05, sum(value.numel() for value in params.values()))["α as radius"]
+    inside = [verdicts for sigma, verdicts in found.items() if sigma < 1.05 * radius]
+    assert inside == [["undecided", "undecided"]] * 2
+    assert found[0.05] == ["holds", "holds"]
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,4 @@ def test_the_assumption_holds_where_alpha_is_a_deviation() -> None:
     assert found["rise"] - found["interval"] > 0.3
     assert found["at_theta"] < 0.4
     assert 0.5 < found["length_of_eps_over_theta"] < 0.7
+    assert abs(found["rise_at_the_radius"]) < found["interval_at_the_radius"] < 0.01

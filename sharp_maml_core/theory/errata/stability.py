@@ -21,7 +21,7 @@ from ...learners import build_learner
 from ...norm import EpisodeNorm
 from ...params import norm
 from ...pretrained import Pretrained
-from ..assumption import mean_and_interval, measure_differences
+from ..assumption import mean_and_interval, measure_differences, readings
 from ..convergence import exponent
 from ..stability import measure_changes, stability_bound
 from . import Figures
@@ -174,18 +174,22 @@ def assumption_36() -> Figures:
 
     `glyphs-maml-seed0` on eight of its test tasks, alpha = 0.05 as the standard deviation: the cross-entropy after
     adaptation rises from `at_theta` by `rise`, with its 95% interval. Such an eps is more than half as long as theta
-    and destroys the learner, so what (36) then bounds F(theta) by is not small. Inside of the ball of radius 0.05,
-    where the other side of (18) looks, the difference is too small to be told from 0 (`theory.assumption`).
+    and destroys the learner, so what (36) then bounds F(theta) by is not small. For an eps about as long as the radius
+    0.05 of the ball, where the other side of (18) looks, `rise_at_the_radius` is within its interval of 0.
     """
     checkpoint, split = _trained()
     learner = build_learner(checkpoint.config, checkpoint.model)
-    found = measure_differences(learner, checkpoint.params, split, checkpoint.config, [ALPHA], n_tasks=8)
-    (rise,), (interval,) = mean_and_interval(found.loss)
+    meant = readings(ALPHA, sum(value.numel() for value in checkpoint.params.values()))
+    sigmas = [meant["α as deviation"], meant["α as radius"]]
+    found = measure_differences(learner, checkpoint.params, split, checkpoint.config, sigmas, n_tasks=8)
+    rise, interval = mean_and_interval(found.loss)
     return {
         "at_theta": found.at_theta[0],
-        "rise": float(rise),
-        "interval": float(interval),
+        "rise": float(rise[0]),
+        "interval": float(interval[0]),
         "length_of_eps_over_theta": float(found.lengths()[0] / norm(checkpoint.params)),
+        "rise_at_the_radius": float(rise[1]),
+        "interval_at_the_radius": float(interval[1]),
     }
 
 

@@ -109,7 +109,7 @@ def bounds(name: str, data: dict[str, Any]) -> Picture:
 
 def alpha(name: str, data: dict[str, Any]) -> Picture:
     """A scene: the way of theta over the loss after adaptation; the two radii and the outer step move."""
-    u, low, t = nearest(data["alphas_up"], 0.5), nearest(data["alphas_low"], 0.2), 3
+    u, low, t = nearest(data["alphas_up"], 0.5), nearest(data["alphas_low"], 0), 3
     walk = data["walks"][low][u]
     here, inner = walk["outer"][t], [walk["outer"][t], *walk["inner"][t]]
     drawing = Drawing(

@@ -227,6 +227,13 @@ def test_alpha_draws_the_walk(name: str, low: int, up: int, step: int, page: Pag
     check_contours(drawn, scene, radii["alpha_low"])
 
 
+@pytest.mark.parametrize("name", ["double-well", "conv4"])
+def test_alpha_starts_where_the_page_speaks_of(name: str, page: Page) -> None:
+    slider = figure(page, f"alpha-{name}").locator("input[name=alpha_low]")
+    assert slider.get_attribute("value") == "0"
+    assert numbers(figure(page, f"alpha-{name}"))["alphas_low"][0] == 0
+
+
 def check_contours(drawn: Drawn, scene: Scene, alpha_low: float) -> None:
     """Along every line, the loss after adaptation is at its level, as far as a grid with straight lines can tell."""
     surface = walks.objective(scene, scene.config.replace(alpha_low=alpha_low), walks.grid(scene)).numpy()

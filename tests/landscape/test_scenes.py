@@ -237,11 +237,16 @@ def test_the_network_has_a_valley_a_ridge_and_a_basin_that_is_flatter_and_not_lo
 
 
 @pytest.mark.parametrize(
-    ("alpha_up", "left"), [(0.0, False), (0.05, False), (0.1, False), (0.2, True), (0.5, True), (0.8, True)]
+    ("alphas_up", "low", "high"),
+    [((0.0, 0.05, 0.1), -0.15, 0.0), ((0.3, 0.5, 0.75), 0.25, 0.7), ((0.15, 0.2, 0.25, 0.8, 0.9, 1.0), 0.8, 1.6)],
+    ids=["valley", "slope", "basin"],
 )
-def test_a_radius_above_a_tenth_leads_out_of_the_valley(network: Scene, alpha_up: float, left: bool) -> None:
-    last = walk(network, network.config.replace(alpha_up=alpha_up)).outer[-1]
-    assert (last[0] > 0.25) == left
+def test_a_radius_above_a_tenth_leads_out_of_the_valley_to_the_basin_or_the_slope_before_it(
+    network: Scene, alphas_up: tuple[float, ...], low: float, high: float
+) -> None:
+    for alpha_up in alphas_up:
+        last = walk(network, network.config.replace(alpha_low=0.0, alpha_up=alpha_up)).outer[-1]
+        assert low < last[0] < high
 
 
 def test_the_basin_is_a_worse_beginning_for_other_tasks(network: Scene) -> None:

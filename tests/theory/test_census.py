@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sharp_maml_core.theory.polynomials import exact
 from sharp_maml_core.theory.stationary import MAXIMUM, MINIMUM
 from sharp_maml_core.theory.zoo import FUNCTIONS
 
+ROOT = Path(__file__).parents[2]
 WELL, WASHBOARD = FUNCTIONS["double-well"], FUNCTIONS["washboard"]
 
 
@@ -28,6 +30,15 @@ def well_by_hand(b: Fraction) -> list[float]:
     zero = math.sqrt(1 + 1 / b)
     one = [(-1 + sign * math.sqrt(1 + 4 / b)) / 2 for sign in (1, -1)]
     return sorted([-1, 0, 1, fold, -fold, zero, -zero, *one, *(-x for x in one)])
+
+
+@pytest.mark.parametrize("page", ["lemma1", "try"])
+def test_the_pages_name_the_window_of_the_slider_and_the_curvature_in_it(page):
+    ((low, high),) = WELL.box
+    largest = max(3 * x * x - 1 for x in (low, high))  # of (x^2 - 1)^2 / 4; the smallest is -1, at 0
+    assert WELL.l1 == largest
+    text = " ".join((ROOT / "book" / f"{page}.md").read_text(encoding="utf-8").split())
+    assert f"In this window $\\ell_1 = {largest:g}$, the largest curvature between ${low:g}$ and ${high:g}$;" in text
 
 
 # ---- counts

@@ -47,6 +47,13 @@ def test_the_readme_says_over_how_many_rounds() -> None:
     assert f"medians of {WRITTEN['rounds']} rounds" in (ROOT / "README.md").read_text()
 
 
+def test_the_book_says_what_kept_memory_saves() -> None:
+    median = {name: value["median"] for name, value in SHAPES[0]["seconds"].items()}
+    maml, both = (f"{1 - median[name] / median[f'{name}, default allocator']:.0%}" for name in ("maml", "both"))
+    text = " ".join((ROOT / "book/speed.md").read_text().split())
+    assert f"an iteration at 84×84 takes {both} (`both`) to {maml} (`maml`) less." in text
+
+
 def test_the_errata_quote_the_result_file() -> None:
     low, up, both = ratios(SHAPES[0], "low", "up", "both")
     assert f"{low}, {up} and {both} (`benchmarks/results`)" in (ROOT / "book/errata.md").read_text()

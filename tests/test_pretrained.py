@@ -52,6 +52,23 @@ def test_a_network_that_is_not_conv4_is_refused(tmp_path: Path) -> None:
         pretrained.keep(tmp_path / "unit", "x", tmp_path)
 
 
+@pytest.mark.parametrize("variant", ["matching", "cavia", "bmaml", "maml++", "erm", "sam"])
+def test_parameters_that_no_conv4_has_are_refused_and_nothing_is_kept(variant: str, tmp_path: Path) -> None:
+    images = {split: value.repeat_interleave(3, -1).repeat_interleave(3, -2) for split, value in easy_data().items()}
+    run_experiment(small_config(variant), tmp_path / "run", data=images, progress=False)
+    with pytest.raises(UserError, match=r"^params.* is not allowed"):
+        pretrained.keep(tmp_path / "run", "x", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_name_that_is_taken_is_refused_and_its_files_stay(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("kept")
+    with pytest.raises(UserError, match="^name='a' is not allowed: it must be a name that is not taken yet"):
+        pretrained.keep(run, "a", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "kept"
+
+
 def test_an_unknown_name_lists_what_there_is(run: Path, tmp_path: Path) -> None:
     pretrained.keep(run, "a", tmp_path)
     with pytest.raises(UserError, match="name='b' is not allowed: it must be one of a"):

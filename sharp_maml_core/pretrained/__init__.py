@@ -62,7 +62,8 @@ def load(
 def keep(run: str | Path, name: str, folder: Path = HERE) -> None:
     """Copy a finished run's best parameters, as float16, and its result.
 
-    Raises UserError for an unfinished run, and for one of another network than Conv4.
+    Raises UserError, before anything is written, for an unfinished run, for one of another network than Conv4, and for
+    a name that is taken: figures rest on what there is.
     """
     result = rundir.read_result(Path(run))
     if result is None:
@@ -72,6 +73,9 @@ def keep(run: str | Path, name: str, folder: Path = HERE) -> None:
     if config.feature_length > 0:
         raise invalid("feature_length", config.feature_length, "0: what is kept is a plain Conv4")
     params = rundir.load_model(Path(run))
+    conv4_of(params, config.n_way)
+    if any((folder / f"{name}.{suffix}").exists() for suffix in ("safetensors", "json")):
+        raise invalid("name", name, "a name that is not taken yet", f"Delete both of its files in {folder} first.")
     save_params(folder / f"{name}.safetensors", {key: value.half() for key, value in params.items()})
     write_json(folder / f"{name}.json", result)
 

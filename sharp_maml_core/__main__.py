@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--eval-tasks", type=int, metavar="INT", help="number of tasks (default: the run's)")
     test.add_argument("--eval-seed", type=int, metavar="INT", help="other tasks than the run's (default: the same)")
     test.add_argument("--split", choices=SPLITS, default="test", help="which classes (default test)")
+    test.add_argument("--dataset", metavar="FOLDER", help="where its images are now (default: where they were)")
     test.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -140,6 +141,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         seed=options.eval_seed,
         split=options.split,
         progress=not options.quiet,
+        data=options.dataset,
     )
     figures = {"metric": result.metric, "mean": result.mean, "interval_95": result.interval}
     if first():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping, Set
-from pathlib import Path
 from typing import Any
 
 from .config import FIELDS, Config, check_names, config_from
+from .results import portable
 
 SHORTER = ("iterations", "eval_every", "val_tasks")
 """Settings whose defaults are a notebook's own: it is for a first run of minutes, Config for the paper's."""
@@ -38,9 +38,9 @@ def papermill_command(notebook: str, config: Config) -> str:
     """The command that runs a notebook with these settings, for the record: what differs from the defaults.
 
     So that it is the same run in a notebook with other defaults, `SHORTER` is always said. Where the data lie on this
-    machine is left out.
+    machine is left out: a folder of images is told as on the command line, `.../images`.
     """
-    settings = config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name}
+    settings = config.to_dict() | {"data_root": "", "dataset": portable(config.dataset)}
     plain = Config(variant=config.variant).to_dict() | {"variant": FIELDS["variant"].default}
     changed = [
         f"-p {name} {shlex.quote(str(value))}"

@@ -75,13 +75,17 @@ def command_line() -> str:
 
 
 def _portable(argument: str) -> str:
-    """`/here/runs/x` as `runs/x` if we are in /here, other absolute paths as `.../x`; also in `--flag=/here/runs/x`."""
+    """The same as `portable`, also for what follows in `--flag=/here/runs/x`."""
     flag, equals, value = argument.rpartition("=")
-    path = Path(value)
+    return flag + equals + portable(value)
+
+
+def portable(text: str) -> str:
+    """`/here/runs/x` as `runs/x` if we are in /here, other absolute paths as `.../x`; whatever else as it is."""
+    path = Path(text)
     if not path.is_absolute():
-        return argument
-    short = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path("...") / path.name
-    return flag + equals + str(short)
+        return text
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path("...") / path.name)
 
 
 def commit() -> str:

@@ -64,7 +64,7 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
     """Load the data and build the learner. Nothing is written, whatever is wrong is said now.
 
     model, loss  default: the paper's network for these data, and cross-entropy (the mean square for regression)
-    data         an array or a dict of arrays instead of `config.dataset`; see `load_split`
+    data         what takes the place of `config.dataset`: an array, a dict of arrays, or a folder; see `load_split`
     """
     if config.tensorboard and find_spec("tensorboard") is None:
         raise UserError("tensorboard=True needs the package tensorboard: pip install tensorboard.")
@@ -124,7 +124,7 @@ def run_experiment(
     Raises UserError, before any work, for whatever cannot be used, Diverged where training fails, DeviceLost where the
     GPU does, and KeyboardInterrupt after a checkpoint when interrupted.
     """
-    folder = default_folder(config) if folder is None else Path(folder)
+    folder = default_folder(config) if folder is None else Path(folder).expanduser()
     distributed.check_tasks(config.n_tasks)
     experiment = prepare(config, model, loss, data)
     progress = progress and distributed.first()
@@ -211,11 +211,12 @@ def evaluate_run(
 ) -> Evaluation:
     """Test the best parameters of a run again: more tasks, other tasks (`seed`), another split, another device.
 
-    model, loss, data  the same as for `run_experiment`: other data in that split, and another model, are refused
+    model, loss, data  the same as for `run_experiment`: other data in that split, and another model, are refused;
+                       data may be the folder to which the images were moved
 
     Raises UserError for what cannot be used, Diverged for a mean that is not finite, DeviceLost for a GPU that failed.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     config = rundir.read_config(folder, device)
     with _lost_device(folder):
         params = rundir.load_model(folder, config.torch_device)

@@ -31,6 +31,7 @@ import torch
 
 from . import checkpoint, metrics
 from .config import Config, config_from
+from .data import KNOWN
 from .errors import UserError, invalid
 from .files import write_json, write_text
 from .params import Params
@@ -247,7 +248,10 @@ def _check_same(folder: Path, config: Config) -> None:
     if not (folder / CONFIG).exists():
         return
     before, now = read_config(folder, config.device).to_dict(), config.to_dict()
-    changed = [name for name in now if now[name] != before[name] and name not in FREE_TO_CHANGE]
+    free = {*FREE_TO_CHANGE}
+    if before["dataset"] not in KNOWN and now["dataset"] not in KNOWN:
+        free.add("dataset")  # a folder may be spelled otherwise, or moved: `check_data` compares what is in it
+    changed = [name for name in now if now[name] != before[name] and name not in free]
     if changed:
         differences = ", ".join(f"{name} {before[name]!r} is now {now[name]!r}" for name in changed)
         raise invalid(

@@ -115,7 +115,7 @@ def run_stack(
     check_stack(configs)
     if at_once < 0:
         raise invalid("at_once", at_once, "at least 0")
-    folders = folders or [Path(root) / default_folder(config).name for config in configs]
+    folders = folders or [Path(root).expanduser() / default_folder(config).name for config in configs]
     if len(set(folders)) != len(configs):
         raise invalid("folders", [str(folder) for folder in folders], f"{len(configs)} folders, one for each run")
     first = prepare(configs[0], model, loss, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,43 @@ def test_a_run_can_be_tested_again(finished: Path, capsys: pytest.CaptureFixture
     assert more["tasks"] == 30
     assert test("--eval-tasks", "30", "--eval-seed", "1") != more
     assert test("--split", "val", "--eval-tasks", "30")["split"] == "val"
+
+
+def test_a_run_goes_on_and_is_tested_wherever_its_images_are(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What they show is compared, not how their folder is spelled."""
+    shutil.copytree(images, tmp_path / "images")
+    assert main(small("--run-dir", "run", dataset="images")) == 0
+    for spelling in ("./images/", tmp_path / "images"):
+        assert main(small("--run-dir", "run", dataset=spelling)) == 0
+    before = json.loads((tmp_path / "run" / rundir.RESULT).read_text())
+    assert main(small("--run-dir", "run", dataset="glyphs")) == 2
+    (tmp_path / "images").rename(tmp_path / "moved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main(["evaluate", "../run", "--quiet"]) == 2
+    assert_one_sentence(capsys.readouterr().err, "dataset='images'", "existing folder")
+    assert main(["evaluate", "../run", "--quiet", "--dataset", "../moved"]) == 0
+    assert json.loads(capsys.readouterr().out)["mean"] == before["best"]["mean"]
+    write_image_folder(tmp_path / "others", n_classes=5)
+    assert main(["evaluate", "../run", "--quiet", "--dataset", "../others"]) == 2
+    assert_one_sentence(capsys.readouterr().err, "a run on the same data")
+    assert main(small("--run-dir", "../run", dataset="../others")) == 2
+    assert_one_sentence(capsys.readouterr().err, "a run on the same data")
+
+
+def test_a_tilde_is_the_home_folder(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands the one in --run-dir=~/q, and what is then called `~` here is removed by `rm -rf ~`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(small("--run-dir=~/q", dataset=images, variant="maml")) == 0
+    assert main(["evaluate", "--quiet", "~/q"]) == 0
+    stack = ["stack", "--quiet", "--seeds", "0", "1", "--runs-dir=~/runs"]
+    small_stack = flags(**{name: value for name, value in SMALL.items() if name != "seed"} | {"dataset": images})
+    assert main([*stack, *small_stack]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["q", "runs"]
 
 
 def test_an_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch, images: Path) -> None:

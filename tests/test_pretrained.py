@@ -63,7 +63,7 @@ def test_parameters_that_no_conv4_has_are_refused_and_nothing_is_kept(variant: s
 
 def test_a_name_that_is_taken_is_refused_and_its_files_stay(run: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("kept")
-    with pytest.raises(UserError, match="^name='a' is not allowed: it must be a name that is not taken yet"):
+    with pytest.raises(UserError, match=r"^name='a' is not allowed: it must be a name that is not taken yet"):
         pretrained.keep(run, "a", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "kept"

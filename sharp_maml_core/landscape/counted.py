@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     """Count on the tasks that the file does not have yet, and say what comes out."""
     check("tasks", options.tasks, at_least(2))
     check("points", options.points, at_least(2))
-    path = Path(options.out) / f"{options.dataset}-minima.json"
+    path = Path(options.out).expanduser() / f"{options.dataset}-minima.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {
         "dataset": options.dataset,

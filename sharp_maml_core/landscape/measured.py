@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         slice_tasks=min(default.slice_tasks, options.n_tasks),
     )
     for values in measure_all(
-        names, Path(options.out), settings, data_root=options.data_root, progress=not options.quiet
+        names, Path(options.out).expanduser(), settings, data_root=options.data_root, progress=not options.quiet
     ):
         print(describe(values), flush=True)
     return 0

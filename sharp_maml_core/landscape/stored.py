@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     """Compute and store what is not there yet, and say what each slice shows."""
     check("points", options.points, at_least(2))
     chosen = _chosen(options.only)
-    folder = Path(options.out)
+    folder = Path(options.out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     variants = tuple(v for v in VARIANTS if any(recipe.model == v for recipe in chosen)) or VARIANTS[:1]
     compared = compare(

@@ -138,9 +138,9 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compute and store one way, and say what its plane holds."""
     check("points", options.points, at_least(2))
-    run_dir = Path(options.run_dir)
+    run_dir = Path(options.run_dir).expanduser()
     config = rundir.read_config(run_dir, device="cpu")
-    path = Path(options.out) / f"{Path(config.dataset).name}-way-{config.variant}-seed{config.seed}.json"
+    path = Path(options.out).expanduser() / f"{Path(config.dataset).name}-way-{config.variant}-seed{config.seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     compute(run_dir, options.data_root, options.points, path, progress=not options.quiet)
     way = read(path)

@@ -65,14 +65,15 @@ def keep(run: str | Path, name: str, folder: Path = HERE) -> None:
     Raises UserError, before anything is written, for an unfinished run, for one of another network than Conv4, and for
     a name that is taken: figures rest on what there is.
     """
-    result = rundir.read_result(Path(run))
+    run = Path(run).expanduser()
+    result = rundir.read_result(run)
     if result is None:
         raise invalid("run", str(run), f"a finished run, with a {rundir.RESULT}", "Train it to the end first.")
     config = config_from(result["config"])
     check("downsampling", config.downsampling, one_of("pool"))
     if config.feature_length > 0:
         raise invalid("feature_length", config.feature_length, "0: what is kept is a plain Conv4")
-    params = rundir.load_model(Path(run))
+    params = rundir.load_model(run)
     conv4_of(params, config.n_way)
     if any((folder / f"{name}.{suffix}").exists() for suffix in ("safetensors", "json")):
         raise invalid("name", name, "a name that is not taken yet", f"Delete both of its files in {folder} first.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
 import subprocess
 import sys
@@ -56,6 +57,24 @@ def test_the_command_that_is_recorded_is_that_of_the_same_run(given: dict[str, o
     assert words[:3] == ["papermill", "notebooks/train.ipynb", "out.ipynb"]
     assert words[3::3] == ["-p"] * (len(words[3:]) // 3)
     assert config_from(values | dict(zip(words[4::3], words[5::3], strict=True))) == config
+
+
+def test_the_command_tells_a_folder_of_images_as_the_command_line_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, told in (("/data/grey", ".../grey"), (str(ROOT / "images"), "images"), ("/a=b/grey", ".../grey")):
+        monkeypatch.chdir(ROOT)
+        command = papermill_command("notebooks/train.ipynb", config_from({"dataset": folder}))
+        assert f" -p dataset {told} " in f"{command} "
+
+
+def test_a_folder_may_be_a_number_or_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Papermill hands over 2026 as a number, and nobody expands a `~` that no shell saw."""
+    (cell,) = (cell for cell in nbformat.read(NOTEBOOK, 4).cells if "folder = " in cell.source)
+    (source,) = re.findall(r"^run_dir = .*\nfolder = .*$", cell.source, re.MULTILINE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, meant in ((2026, Path("2026")), ("~/q", tmp_path / "q"), ("a", Path("a"))):
+        names = {"run_dir": given, "Path": Path}
+        exec(source, names)
+        assert names["folder"] == meant
 
 
 def test_a_switch_may_be_a_word_in_lower_case(tmp_path: Path) -> None:

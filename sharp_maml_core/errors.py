@@ -20,6 +20,10 @@ class MissingData(UserError, FileNotFoundError):
     """A data set is not where it was looked for."""
 
 
+class MissingPackage(UserError, ImportError):
+    """A package that only some of the data need is not installed."""
+
+
 class DeviceLost(UserError, RuntimeError):
     """The GPU failed, and this process cannot use it any more; the next one may."""
 

@@ -117,7 +117,7 @@ def load_benchmark(
         The data are not there, and were not to be downloaded or could not be.
     UserError
         An unknown name or split; a file that is cut or damaged.
-    ImportError
+    MissingPackage
         Torchmeta is not installed.
     """
     _check(name, split)

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 from sharp_maml_core.data import _fetch, _torchvision
 from sharp_maml_core.data._downloads import download_file_from_google_drive, download_url, load_arrays
+from sharp_maml_core.errors import MissingPackage
 
 _VERSION = "1.8.0"
-_INSTALL = f'`pip install --no-deps torchmeta=={_VERSION}` and `pip install ".[torchmeta]"` in a checkout'
+_INSTALL = f"`pip install --no-deps torchmeta=={_VERSION}` and `pip install h5py ordered-set requests`"
 
 
 def _load() -> ModuleType:
@@ -40,16 +41,16 @@ def _load() -> ModuleType:
 
     Raises
     ------
-    ImportError
+    MissingPackage
         Torchmeta, or something that it imports, is not installed, or it is another version.
     """
     try:
         with _torchvision.provided():
             library = importlib.import_module("torchmeta")
     except ImportError as error:
-        raise ImportError(f"Torchmeta cannot be imported ({error}): {_INSTALL} install it.", name=error.name) from error
+        raise MissingPackage(f"Torchmeta cannot be imported ({error}): {_INSTALL} install it.") from error
     if library.__version__ != _VERSION:
-        raise ImportError(f"Torchmeta {library.__version__} is not what this bridge is for: {_INSTALL} install it.")
+        raise MissingPackage(f"Torchmeta {library.__version__} is not what this bridge is for: {_INSTALL} install it.")
     _mend(library)
     return library
 

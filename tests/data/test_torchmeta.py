@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -92,15 +94,42 @@ def test_the_core_is_importable_without_torchmeta_and_the_bridge_says_how_to_ins
         """)
         assert done.returncode == 1
         last = done.stderr.strip().splitlines()[-1]
-        assert last.startswith(f"ImportError: Torchmeta cannot be imported (import of {absent} halted")
-        assert "`pip install --no-deps torchmeta==1.8.0`" in last
-        assert '`pip install ".[torchmeta]"` in a checkout' in last
+        assert f"MissingPackage: Torchmeta cannot be imported (import of {absent} halted" in last
+        assert "`pip install --no-deps torchmeta==1.8.0`" in last  # both can be done without a checkout
+        assert f"`pip install {' '.join(extra())}`" in last
+
+
+def extra() -> list[str]:
+    """The packages of the extra `torchmeta`."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return project["optional-dependencies"]["torchmeta"]
+
+
+def test_a_colab_gets_torchmeta_and_what_it_imports():
+    for path in (REPOSITORY / "notebooks").glob("*.ipynb"):
+        first = next(cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code")
+        source = "".join(first["source"])
+        assert '["--no-deps", REPOSITORY, "torchmeta==1.8.0"]' in source
+        assert all(f'"{package}"' in source for package in extra())
+
+
+def test_a_run_without_torchmeta_is_told_in_a_sentence(tmp_path: Path):
+    done = run_python(f"""if True:
+        import sys
+        sys.modules["torchmeta"] = None
+        from sharp_maml_core.__main__ import main
+        sys.exit(main(["train", "--dataset", "sinusoid", "--run-dir", {str(tmp_path / "run")!r}]))
+    """)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sharp_maml_core: Torchmeta cannot be imported")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_version_is_refused(tmp_path: Path):
     (tmp_path / "torchmeta.py").write_text('__version__ = "1.7.0"')
     done = run_python("from sharp_maml_core.data import torchmeta", tmp_path)
-    assert "ImportError: Torchmeta 1.7.0 is not what this bridge is for" in done.stderr
+    assert "MissingPackage: Torchmeta 1.7.0 is not what this bridge is for" in done.stderr
 
 
 # --- torchvision is left alone ------------------------------------------------------------------------------------

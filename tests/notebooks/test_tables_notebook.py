@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,24 @@ def test_it_shows_the_results_that_it_is_given(tmp_path: Path) -> None:
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 5 + 1  # tables, and the group's
     assert "up is better than maml: +2.00 (" in shown
     assert "both is worse than maml: -4.00 (" in shown
+
+
+def test_without_a_checkout_it_says_where_results_come_from_and_shows_what_the_paper_prints(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "notebooks" / "tables.ipynb", tmp_path)
+    command = [sys.executable, "-m", "papermill", "tables.ipynb", "out.ipynb", "--no-progress-bar"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = (tmp_path / "out.ipynb").read_text()
+    assert "There are no results in book/results: they come with a checkout of the repository." in shown
+    assert "Table 5" in shown
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,8 @@ def test_a_quick_run_ends_with_figures_and_a_result(tmp_path: Path, start_in: Pa
     assert result["config"]["variant"] == "both"
     assert 0 < result["best"]["mean"] < 1
     assert result["command"].startswith("papermill notebooks/train.ipynb")
+    tables = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    assert any(result["command"] in table for table in tables)  # whole: it is there to be copied
     assert any(f"{result['best']['mean']:.4f}" in output.get("data", {}).get("text/plain", "") for output in outputs)
 
 

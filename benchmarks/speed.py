@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from sharp_maml_core import Config, Conv4, Episode, build_learner
+from sharp_maml_core.checks import at_least, check
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.files import write_json, write_text
 from sharp_maml_core.memory import keep_freed_memory
@@ -352,18 +353,20 @@ def main() -> None:
     options = parser.parse_args()
     try:
         device = Config(device=options.device).torch_device
+        check("rounds", options.rounds, at_least(1))
     except UserError as error:
         parser.error(str(error))
     origin = provenance(device)  # now: the files may change while this runs
     slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out.expanduser()
+    out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     for title, shape in (QUICK if options.quick else SHAPES).items():
         print(title, file=sys.stderr)
         results[title] = measure(shape, options.rounds, str(device))
         # What is measured is kept, should the next shape be cut off.
-        write_json(options.out / f"speed-{slug}.json", {"results": results, "rounds": options.rounds, **origin})
-        write_text(options.out / f"speed-{slug}.md", f"# {device_name(device)}\n\n{report(results)}")
+        write_json(out / f"speed-{slug}.json", {"results": results, "rounds": options.rounds, **origin})
+        write_text(out / f"speed-{slug}.md", f"# {device_name(device)}\n\n{report(results)}")
     print(report(results))
     print(json.dumps({"written": f"speed-{slug}.json"}))
 

@@ -21,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sharp_maml_core import MLP, Config, Conv4, Learner, build_learner, sample_episodes
+from sharp_maml_core.checks import at_least, check
 from sharp_maml_core.data import ImageSplit
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.files import write_json, write_text
@@ -141,6 +142,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         device = Config(device=options.device).torch_device
+        check("rounds", options.rounds, at_least(1))
+        check("runs", min(options.runs), at_least(1))
     except UserError as error:
         parser.error(str(error))
     origin = provenance(device)  # now: the files may change while this runs
@@ -148,9 +151,10 @@ def main() -> None:
     full_precision()
     results = measure(QUICK if options.quick else CASES, options.runs, options.rounds, device)
     slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / f"stacked-{slug}.json", {"results": results, "rounds": options.rounds, **origin})
-    write_text(options.out / f"stacked-{slug}.md", f"# {device_name(device)}\n\n{report(results)}")
+    out = options.out.expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / f"stacked-{slug}.json", {"results": results, "rounds": options.rounds, **origin})
+    write_text(out / f"stacked-{slug}.md", f"# {device_name(device)}\n\n{report(results)}")
     print(report(results))
 
 

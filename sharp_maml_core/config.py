@@ -292,7 +292,9 @@ class Config:
         try:
             device = torch.device(self.device)
         except RuntimeError:
-            raise invalid("device", self.device, "auto, cpu, cuda, cuda:1, ...") from None
+            device = None
+        if device is None or device.type not in ("cpu", "cuda"):  # nothing here was ever run on another type
+            raise invalid("device", self.device, "auto, cpu, cuda, cuda:1, ...")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise invalid(
                 "device",

@@ -192,6 +192,8 @@ def assert_one_sentence(errors: str, *parts: str) -> None:
         ({"dataset": "omniglott"}, ("dataset='omniglott'", "omniglot")),
         ({"device": "cuda:99"}, ("device='cuda:99'", "auto")),
         ({"device": "abacus"}, ("device='abacus'", "auto")),
+        ({"device": "mps"}, ("device='mps'", "auto")),
+        ({"device": "meta"}, ("device='meta'", "auto")),
     ],
     ids=lambda value: "-".join(f"{name} {what}" for name, what in value.items()) if isinstance(value, dict) else "",
 )

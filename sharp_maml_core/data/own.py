@@ -1,8 +1,8 @@
 """Your own images: a folder with a folder per class, or an array [classes, instances, channels, H, W].
 
-A folder may hold `train/`, `val/` and `test/`, each with its class folders; without `val/`, a fifth of the training
-classes becomes the validation split. Otherwise its class folders are split 64 / 16 / 20 % by class. Either way the
-division depends on nothing but the sorted class names and the seed.
+A folder may hold `train/`, `val/` and `test/` (or `Train/`, ...), each with its class folders; without `val/`, a fifth
+of the training classes becomes the validation split. Otherwise its class folders are split 64 / 16 / 20 % by class.
+Either way the division depends on nothing but the sorted class names and the seed.
 """
 
 from __future__ import annotations
@@ -170,10 +170,11 @@ def _find(root: Path, seed: int, problems: list[str]) -> dict[str, list[_Class]]
     if not folders:
         raise UserError(f"{root} has no class folders: make one folder per class, with its images in it.")
     named = {folder.name for folder in folders}
-    if not named & set(SPLITS):
+    lower = {name.lower() for name in named}  # Train/ and Test/ are splits too; a Train/ without them may be a vehicle
+    if not named & set(SPLITS) and not {"train", "test"} <= lower:
         problems.extend(f"{file.name}: a file beside the class folders" for file in files)
         return _divide(_classes(folders, root, problems), seed)
-    if not {"train", "test"} <= named <= set(SPLITS):
+    if not {"train", "test"} <= lower <= set(SPLITS) or len(lower) < len(named):
         found = ", ".join(sorted(named))
         raise UserError(
             f"{root} holds the folders {found}: give class folders only, or train/, test/ and perhaps val/ only."
@@ -183,7 +184,7 @@ def _find(root: Path, seed: int, problems: list[str]) -> dict[str, list[_Class]]
         inner, beside = _entries(folder)
         problems.extend(f"{file.relative_to(root)}: a file beside the class folders" for file in files + beside)
         files = []
-        splits[folder.name] = _classes(inner, root, problems)
+        splits[folder.name.lower()] = _classes(inner, root, problems)
         if not inner:
             problems.append(f"{folder.name}: no class folders in it")
     uses = Counter(one.name for classes in splits.values() for one in classes)

@@ -40,6 +40,24 @@ def test_a_device_that_is_not_there_is_said_in_a_sentence(benchmark: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("benchmark", "option"), [("speed", "rounds"), ("stacked", "rounds"), ("stacked", "runs")])
+def test_no_rounds_are_refused_before_any_work(benchmark: str, option: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{benchmark}",
+        "--quick",
+        f"--{option}",
+        "0",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert f"{option}=0 is not allowed: it must be at least 1." in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_peer_takes_the_same_step_as_our_both_with_a_recomputed_lower_perturbation() -> None:
     peer = Peer(SHAPE.image, SHAPE.n_way, SHAPE.inner_lr, SHAPE.inner_steps, alpha_low=0.05, alpha_up=0.05)
     peer.model.double()

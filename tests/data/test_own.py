@@ -103,6 +103,20 @@ def test_splits_by_folder(tmp_path: Path) -> None:
     assert names(tmp_path, seed=1) == names(tmp_path)
 
 
+def test_splits_may_be_called_in_capitals_and_a_class_like_one_of_them(tmp_path: Path) -> None:
+    for i, split in enumerate(SPLITS):
+        fill(tmp_path / "data" / split.capitalize(), 2, first=2 * i)
+    assert names(tmp_path / "data")["test"] == ("class 04", "class 05")
+    fill(tmp_path / "data" / "train", 1, first=7)
+    assert "holds the folders Test, Train, Val, train: give class folders only" in refused(tmp_path / "data")
+    (tmp_path / "data" / "train").rename(tmp_path / "data" / "more")
+    assert "holds the folders Test, Train, Val, more: give class folders only" in refused(tmp_path / "data")
+    for vehicle in ("Bus", "Car", "Train"):
+        write(tmp_path / "vehicles" / vehicle / "0.png", pixels(5, 4))
+        write(tmp_path / "vehicles" / vehicle / "1.png", pixels(5, 4, seed=1))
+    assert sorted(sum(names(tmp_path / "vehicles").values(), ())) == ["Bus", "Car", "Train"]
+
+
 def test_without_val_a_fifth_of_the_training_classes_becomes_it(tmp_path: Path) -> None:
     fill(tmp_path / "train", 10)
     fill(tmp_path / "test", 2, first=10)

@@ -346,6 +346,16 @@ def test_the_command_names_what_is_wrong(tmp_path, capsys: pytest.CaptureFixture
     assert "variant='bogus' is not allowed" in capsys.readouterr().err
 
 
+def test_too_few_iterations_for_a_plane_are_refused_before_any_training(
+    tmp_path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharp_maml_core.theory.certificate.trained._train", None)
+    assert command.main([str(tmp_path / "x.json"), "--iterations", "8", "--tasks", "8", "--fresh", "4"]) == 2
+    says = capsys.readouterr().err
+    assert "iterations=8 is not allowed: it must be enough for more than 2 checkpoints in their last quarter" in says
+    assert "There would be 2: train for longer." in says
+
+
 def _again(one: certificate.Certificate) -> float:
     upper = bounds.draws(one.empirical, one.n_draws, one.delta_draws)
     rest = one.delta - one.delta_draws

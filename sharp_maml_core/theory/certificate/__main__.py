@@ -53,8 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     when = {"finished": now(), "seconds": time.perf_counter() - start}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(given.out, report(trained, config, given.tasks) | before | when)
+    out = given.out.expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, report(trained, config, given.tasks) | before | when)
     for certificate in trained.certificates:
         print(f"{certificate.unit}: at most {certificate.bound:.4f}, measured {certificate.measured:.4f}")
     return 0

@@ -82,6 +82,12 @@ def certify_trained(
     split = load_split(config.dataset, "train", root=config.data_root or None, image_size=config.image_size or None)
     if not isinstance(split, ImageSplit):
         raise invalid("dataset", config.dataset, "of images: their errors are between 0 and 1")
+    n_late = sum(_is_late(i, config) for i in _checkpoints(config))
+    if n_late <= dimension:
+        allowed = (
+            f"enough for more than {dimension} checkpoints in their last quarter, which is where the plane is from"
+        )
+        raise invalid("iterations", config.iterations, allowed, f"There would be {n_late}: train for longer.")
     for_prior = round(PRIOR_SHARE * len(split.images))
     n_seen, n_unseen = blocks(len(split.images) - for_prior, config.n_way)
     generator = torch.Generator().manual_seed(config.seed)
@@ -128,12 +134,21 @@ def _images(split: ImageSplit) -> int:
     return int(split.counts.sum())
 
 
+def _checkpoints(config: Config) -> set[int]:
+    """The iterations after which there is one."""
+    return {*range(config.checkpoint_every, config.iterations, config.checkpoint_every), config.iterations}
+
+
+def _is_late(iteration: int, config: Config) -> bool:
+    return iteration > (1 - LATE) * config.iterations
+
+
 def _train(learner: Learner, config: Config, split: ImageSplit, dimension: int, progress: bool) -> tuple[Params, Plane]:
     """The last parameters, and the plane of the checkpoints of the last quarter."""
     late: list[Params] = []
 
     def keep(state: TrainState) -> None:
-        if state.iteration > (1 - LATE) * config.iterations:
+        if _is_late(state.iteration, config):
             late.append({name: value.clone() for name, value in state.params.items()})
 
     # Validation chooses nothing here: once, at the end, on as few tasks as may be.

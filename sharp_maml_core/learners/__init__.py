@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import FAMILY, SINGLE_LEVEL, Config
 from ..models import model_for_images
@@ -42,13 +44,27 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
 
     model  any module without running statistics and without dropout; `init` draws its parameters by each layer's
            `reset_parameters`. PyTorch's fused norm layers are right here but wrong from the third derivative on: for
-           Hessians of the meta-loss use `EpisodeNorm`, or write them out. Default Conv4, for cavia FilmConv4, for
-           `config.n_way` classes of 28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for
-           other data.
+           Hessians of the meta-loss use `EpisodeNorm`, or write them out. Attention is computed by its formula
+           (PyTorch's MATH), at a memory that grows with the square of the length. Default Conv4, for cavia
+           FilmConv4, for `config.n_way` classes of 28x28 grey images. Give
+           `sharp_maml_core.models.model_for(config, split)` for other data.
     loss   (outputs, targets) -> mean loss, a scalar; default cross-entropy
 
     Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use.
     """
     if model is None:
         model = model_for_images(config, (1, 28, 28), config.n_way)
-    return BUILDERS[config.variant](config, Network(model), loss or F.cross_entropy)
+    return _with_attention(BUILDERS[config.variant](config, Network(model), loss or F.cross_entropy))
+
+
+def _with_attention(learner: Learner) -> Learner:
+    """The learner, for models with attention too: of PyTorch's kernels for it only MATH has second derivatives."""
+    by_formula = sdpa_kernel(SDPBackend.MATH)  # once for each call: about every forward pass it would be felt
+    annealed = learner.annealed
+    return replace(
+        learner,
+        gradient=by_formula(learner.gradient),
+        adapt=by_formula(learner.adapt),
+        predict=by_formula(learner.predict),
+        annealed=annealed and (lambda iteration: by_formula(annealed(iteration))),
+    )

@@ -21,10 +21,12 @@ CONTEXT = "context"
 class Network:
     """A module without state of its own: theta is always an argument.
 
-    Raises UserError for a module that is not a function of its parameters and input.
+    Raises UserError for what is no module, or not a function of its parameters and input, or has no parameters.
     """
 
     def __init__(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Module):
+            raise invalid("model", module, "an instance of torch.nn.Module", "Call its class to make one.")
         for name, child in module.named_modules():
             if getattr(child, "track_running_stats", False):
                 raise invalid(
@@ -40,8 +42,15 @@ class Network:
                     "0: exact meta-gradients evaluate the model twice at one point and need one answer",
                     "Remove the dropout.",
                 )
+        if next(module.parameters(), None) is None:
+            raise invalid("model", type(module).__name__, "a module with parameters: there is nothing to learn in it")
         self._module = copy.deepcopy(module)
         self._parts_checked = False
+
+    @property
+    def name(self) -> str:
+        """What the module's class is called."""
+        return type(self._module).__name__
 
     @property
     def has_parts(self) -> bool:
@@ -102,7 +111,7 @@ class Network:
         if whole.shape != composed.shape or not torch.allclose(whole, composed, equal_nan=True):
             raise invalid(
                 "model",
-                type(self._module).__name__,
+                self.name,
                 "head(features(x)) for a variant that takes the parts alone, and its forward computes something else",
                 "Move what lies between into `features`.",
             )

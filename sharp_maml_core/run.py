@@ -96,7 +96,8 @@ def prepare(config: Config, model: nn.Module | None = None, loss: Loss | None = 
 
 def learner_for(config: Config, train: Split, model: nn.Module | None = None, loss: Loss | None = None) -> Learner:
     """The learner of the settings, with the network and the loss that suit the data where none are given."""
-    learner = build_learner(config, model or model_for(config, train), loss or loss_for(train))
+    model = model_for(config, train) if model is None else model  # an empty Sequential is false
+    learner = build_learner(config, model, loss or loss_for(train))
     learner.check_split(train)
     return learner
 

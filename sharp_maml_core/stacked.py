@@ -120,7 +120,7 @@ def run_stack(
         raise invalid("folders", [str(folder) for folder in folders], f"{len(configs)} folders, one for each run")
     first = prepare(configs[0], model, loss, data)
     train = first.splits["train"]
-    model, loss = model or model_for(first.config, train), loss or loss_for(train)
+    model, loss = model_for(first.config, train) if model is None else model, loss or loss_for(train)
     experiments = {
         folder: Experiment(config, first.splits, learner_for(config, train, model, loss))
         for folder, config in zip(folders, configs, strict=True)

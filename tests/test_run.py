@@ -338,6 +338,7 @@ def test_a_run_is_not_gone_on_with_on_other_data_or_with_another_model(
 
 WHOLE = r"^model='Joined' is not allowed.*head\(features\(x\)\)"
 FUNCTIONS = {"model": None, "data": None}
+EIGHT_PIXELS = {split: easy_images(side=8) for split in ("train", "val", "test")}
 
 
 @pytest.mark.parametrize(
@@ -347,7 +348,17 @@ FUNCTIONS = {"model": None, "data": None}
             (variant, {"model": Joined()}, WHOLE)
             for variant in ("anil", "low-anil", "e-low-anil", "bmaml", "erm", "sam")
         ),
-        ("llama", {"model": nn.LayerNorm(6)}, "a Linear or Conv2d layer"),
+        ("llama", {"model": nn.Sequential(nn.Flatten(), nn.LayerNorm(36))}, "a Linear or Conv2d layer"),
+        *(
+            (variant, {"model": nn.Sequential(nn.Flatten(), nn.Linear(36, 2))}, r"at least n_way=3, and not \[3, 2\]\.")
+            for variant in ("both", "reptile", "imaml", "llama", "bmaml", "maml++")
+        ),
+        ("anil", {"model": SmallNet(), "data": EIGHT_PIXELS}, r"^model='SmallNet' .* inputs of shape \(3, 1, 8, 8\)"),
+        ("erm", {"model": SmallNet(), "data": EIGHT_PIXELS}, "as those of .*/train. It says: mat1 and mat2 shapes"),
+        ("matching", {"model": SmallNet(), "data": EIGHT_PIXELS}, "It says: mat1 and mat2 shapes"),
+        ("maml", {"model": SmallNet}, "^model=<class .* is not allowed: it must be an instance of torch.nn.Module"),
+        ("maml", {"model": nn.Flatten()}, "^model='Flatten' is not allowed: it must be a module with parameters"),
+        ("maml", {"model": nn.Sequential()}, "^model='Sequential' is not allowed: it must be a module with parameters"),
         ("matching", FUNCTIONS, r"^variant='matching' is not allowed.*sinusoid/train are no classes"),
     ],
 )
@@ -358,6 +369,13 @@ def test_what_a_variant_cannot_learn_is_refused_before_the_run_that_is_there_is_
     with pytest.raises(UserError, match=says):
         experiment(folder, small_config(variant, dataset="sinusoid"), overwrite=True, **given)
     assert contents(folder) == contents(finished)
+
+
+def test_a_loss_of_ones_own_says_what_outputs_it_takes(tmp_path: Path) -> None:
+    config = small_config("maml", iterations=1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    experiment(tmp_path, config, model=model, loss=lambda outputs, targets: outputs.square().mean())
+    assert (tmp_path / rundir.RESULT).exists()
 
 
 class Killed(BaseException):

@@ -10,10 +10,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import FAMILY, SINGLE_LEVEL, Config
+from ..data.split import Split
 from ..models import model_for_images
 from ..network import Network
 from .bmaml import bmaml
 from .cavia import cavia
+from .common import check_fits
 from .erm import erm
 from .imaml import imaml
 from .learner import Learner, Loss
@@ -50,11 +52,19 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
            `sharp_maml_core.models.model_for(config, split)` for other data.
     loss   (outputs, targets) -> mean loss, a scalar; default cross-entropy
 
-    Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use.
+    Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use;
+    the learner's `check_split` also for one that does not fit the data.
     """
     if model is None:
         model = model_for_images(config, (1, 28, 28), config.n_way)
-    return _with_attention(BUILDERS[config.variant](config, Network(model), loss or F.cross_entropy))
+    network, loss = Network(model), loss or F.cross_entropy
+    learner = _with_attention(BUILDERS[config.variant](config, network, loss))
+
+    def check_split(split: Split) -> None:
+        check_fits(config, network, loss, split)
+        learner.check_split(split)
+
+    return replace(learner, check_split=check_split)
 
 
 def _with_attention(learner: Learner) -> Learner:

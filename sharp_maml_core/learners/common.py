@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Config
+from ..config import SINGLE_LEVEL, Config
 from ..data.split import Split
 from ..episode import Episode
+from ..errors import UserError, invalid
 from ..meta import GradientPass, MetaGradient, Metrics, map_tasks, task_map
 from ..network import Network
 from ..params import Params
-from .learner import Gradient
+from .learner import Gradient, Loss
 
 
 def mean_gradient(config: Config, one_task: Callable[..., Any], episode: Episode, *more: Any) -> MetaGradient:
@@ -63,12 +65,39 @@ def kept_graphs(task: Episode) -> int:
     return max(1, len(task.query_y) // (3 * len(task.support_y)))
 
 
-def trial(config: Config, network: Network, split: Split) -> tuple[Params, Tensor]:
-    """Parameters and a few inputs [7, ...] of the split's shape, drawn alike each time: to look at a model before work.
+def check_fits(config: Config, network: Network, loss: Loss, split: Split) -> None:
+    """Raise UserError unless the network takes the split's inputs and, for cross-entropy, has an output for each class.
+
+    It is given as many inputs as a support set has. Those that are of one level have a check of their own.
+    """
+    params, x = trial(config, network, split, config.way_of_training * config.k_shot)
+    forward = network.features if config.variant == "matching" else network.forward
+    try:
+        with torch.no_grad():
+            outputs = forward(params, x)
+    except (UserError, torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError) as error:
+        takes = f"one that takes inputs of shape {tuple(x.shape)}, as those of {split.name}"
+        says, *_ = f"{error}\n".splitlines()
+        raise invalid("model", network.name, takes, f"It says: {says}.") from error
+    if loss is not F.cross_entropy or config.variant in ("matching", *SINGLE_LEVEL):
+        return
+    if outputs.ndim != 2 or outputs.shape[1] < config.n_way:
+        raise invalid(
+            "model",
+            network.name,
+            f"one whose outputs are [n, C] with C at least n_way={config.n_way}, and not {list(outputs.shape)}",
+            "models.model_for(config, split) makes one.",
+        )
+
+
+def trial(config: Config, network: Network, split: Split, n: int = 7) -> tuple[Params, Tensor]:
+    """Parameters and a few inputs [n, ...] of the split's shape, drawn alike each time: to look at a model before work.
 
     Seven, lest the samples be as many as an image's channels and pass for them.
     """
     generator = torch.Generator().manual_seed(0)
     params = network.init(generator, config.torch_dtype, config.torch_device)
-    x = torch.randn((7, *split.shape), generator=generator, dtype=config.torch_dtype)
+    x = torch.randn((n, *split.shape), generator=generator, dtype=config.torch_dtype)
     return params, x.to(config.torch_device)

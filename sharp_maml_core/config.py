@@ -101,7 +101,8 @@ class Config:
     )
     zero_head: bool = setting(
         False,
-        "the head starts from zero in every task and is not learned; only for the paper's own methods",
+        "the head starts from zero in every task and is not learned; only for the paper's own methods, and a head that "
+        "of zeros tells no samples apart",
         EITHER,
         "Kao et al. 2022",
     )

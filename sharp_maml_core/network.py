@@ -102,12 +102,19 @@ class Network:
     def head(self, params: Params, features: Tensor) -> Tensor:
         return self._part(HEAD, params, features)
 
-    def check_parts(self, params: Params, x: Tensor) -> None:
-        """Raise UserError, the first time it is called, unless the module computes head(features(x))."""
+    def check_parts(self, params: Params, x: Tensor, *, zero_head: bool = False) -> None:
+        """Raise UserError, the first time it is called, unless the module computes head(features(x)).
+
+        zero_head  whether tasks start from a head of zeros: of these it then has to make the same of all features
+        """
         if self._parts_checked or hidden(x):
             return
         with torch.no_grad():
-            whole, composed = self.forward(params, x), self.head(params, self.features(params, x))
+            features = self.features(params, x)
+            if zero_head:
+                self._check_zero_head(params, features)
+                params = self._with_head(params, 1.0)  # of zeros any whole would be its parts' composition
+            whole, composed = self.forward(params, x), self.head(params, features)
         if whole.shape != composed.shape or not torch.allclose(whole, composed, equal_nan=True):
             raise invalid(
                 "model",
@@ -116,6 +123,20 @@ class Network:
                 "Move what lies between into `features`.",
             )
         self._parts_checked = True
+
+    def _check_zero_head(self, params: Params, features: Tensor) -> None:
+        """Raise UserError unless a head of zeros makes the same of all features, these and others."""
+        outputs = self.head(self._with_head(params, 0.0), torch.cat([features, features + 1]))
+        if not torch.allclose(outputs, outputs[:1].expand_as(outputs), equal_nan=True):
+            raise invalid(
+                "zero_head",
+                True,
+                f"false: the head of this {self.name} tells samples apart even where its parameters are all zero",
+                "Move what it does without parameters into `features`.",
+            )
+
+    def _with_head(self, params: Params, value: float) -> Params:
+        return {name: torch.full_like(old, value) if name.startswith(HEAD) else old for name, old in params.items()}
 
     def _part(self, prefix: str, params: Params, x: Tensor) -> Tensor:
         part = getattr(self._module, prefix[:-1])

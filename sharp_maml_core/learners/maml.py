@@ -90,11 +90,11 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
 
     def check_model(params: Params, x: Tensor) -> None:
         if kind.head_only or config.zero_head:
-            network.check_parts(params, x)
+            network.check_parts(params, x, zero_head=config.zero_head)
 
     def check_split(split: Split) -> None:  # now: in a stack `vmap` hides what `check_model` looks at
         if kind.head_only or config.zero_head:
-            network.check_parts(*trial(config, network, split))
+            network.check_parts(*trial(config, network, split), zero_head=config.zero_head)
 
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None

@@ -1,6 +1,6 @@
 r"""A head that starts every task from zero and is not learned (Kao et al. 2022, the zeroing trick), for `maml.py`.
 
-All classes of a task are then alike before its first step. There, whatever the features theta_r are, the loss is the
+All classes of a task are then alike before its first step (`Network.check_parts` sees to it). There, whatever the features theta_r are, the loss is the
 same, so its gradient and its second derivatives by them are zero: the first step moves the head alone,
 
     theta_c' = -inner_lr * grad_{theta_c} L(0; phi(D)),   phi = features(theta_r),

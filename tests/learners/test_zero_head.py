@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 from cases import TanhNet, classification, equal, seeded, setting
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sharp_maml_core import Config, build_learner, run_experiment, sample_episodes
 from sharp_maml_core.config import FAMILY
+from sharp_maml_core.data import RegressionSplit
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.learners import Learner
 from sharp_maml_core.models import MLP, Conv4
@@ -89,6 +91,48 @@ def test_one_step_costs_what_matching_does():
     expected = convolutions("matching", alpha_low=0.0, alpha_up=0.0)
     assert convolutions("maml", zero_head=True) == expected > 0
     assert convolutions("maml") > 1.4 * expected
+
+
+class Residual(nn.Module):
+    """A head that adds its input: of zeros it tells samples apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, N_WAY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + x[:, :N_WAY]
+
+
+@pytest.mark.parametrize("variant", FAMILY)
+def test_a_head_that_tells_samples_apart_at_zero_is_refused(variant):
+    """Its first step moves the features too, which `gradient_from_zero_head` takes for granted that none does."""
+    model = TanhNet()
+    model.head = Residual()
+    learner = build_learner(setting(variant, n_way=N_WAY, zero_head=True), model)
+    params, task = learner.init(seeded(1)), classification(n_way=N_WAY)
+    said = r"^zero_head=True is not allowed: it must be false: the head of this TanhNet tells samples apart"
+    with pytest.raises(UserError, match=said):
+        learner.gradient(params, task)
+    with pytest.raises(UserError, match=said):
+        learner.adapt(params, task.support_x[0], task.support_y[0])
+    with pytest.raises(UserError, match=said):
+        learner.check_split(RegressionSplit.from_points(torch.zeros(2, 9, 5), torch.zeros(2, 9, 3), "points/train"))
+    build_learner(setting(variant, n_way=N_WAY), model).gradient(params, task)
+
+
+class Joined(TanhNet):
+    """More than head(features(x)): a ReLU between them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.features(x)))
+
+
+@pytest.mark.parametrize("variant", FAMILY)
+def test_a_whole_that_is_not_its_parts_is_refused_though_of_a_zero_head_both_are_zero(variant):
+    learner = build_learner(setting(variant, n_way=N_WAY, zero_head=True), Joined())
+    with pytest.raises(UserError, match=r"^model='Joined' is not allowed: it must be head\(features\(x\)\)"):
+        learner.gradient(learner.init(seeded(1)), classification(n_way=N_WAY))
 
 
 def test_a_head_without_a_row_for_each_class_cannot_have_more():

@@ -124,16 +124,14 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
     )
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
-        n_classes = classes_of(config, support_y)
-        params = started(config, params, n_classes)
+        params = started(config, params, config.n_way)
         check_model(params, support_x)
         task = Episode(support_x, support_y, support_x[:0], support_y[:0])
         with torch.inference_mode(False):
             problem, fast, context, _ = decompose(network, loss, params, adapted, task, "full")
             masks = _random_weights(test_rule, fast, 1, None)
             masks = {name: value[0] for name, value in masks.items()}
-            here = rule_for(config, test_rule, n_classes)
-            return params | adapt(here, problem, fast, context, _per_step(masks, test_rule))
+            return params | adapt(test_rule, problem, fast, context, _per_step(masks, test_rule))
 
     return Learner(
         init=lambda generator: started(

@@ -1,7 +1,8 @@
 r"""A head that starts every task from zero and is not learned (Kao et al. 2022, the zeroing trick), for `maml.py`.
 
-All classes of a task are then alike before its first step (`Network.check_parts` sees to it). There, whatever the features theta_r are, the loss is the
-same, so its gradient and its second derivatives by them are zero: the first step moves the head alone,
+All classes of a task are then alike before its first step (`Network.check_parts` sees to it). There, whatever the
+features theta_r are, the loss is the same, so its gradient and its second derivatives by them are zero: the first step
+moves the head alone,
 
     theta_c' = -inner_lr * grad_{theta_c} L(0; phi(D)),   phi = features(theta_r),
 
@@ -59,8 +60,22 @@ def started(config: Config, params: Params, n_classes: int) -> Params:
 
 
 def classes_of(config: Config, support_y: Tensor) -> int:
-    """How many classes a task has by its support labels [..., N*K]: n_way, but where training takes another number."""
-    return support_y.shape[-1] // config.k_shot if config.train_way else config.n_way
+    """How many classes a task that gives a gradient has, by its support labels [..., N*K]: train_way or n_way.
+
+    A task that is only adapted to has n_way, whatever its shots: of it the number of labels says nothing.
+    """
+    if not config.train_way:
+        return config.n_way
+    n_images = support_y.shape[-1]  # a size: labels cannot be looked at within `vmap` or while a GPU records
+    for n_classes in (config.train_way, config.n_way):
+        if n_images == n_classes * config.k_shot:
+            return n_classes
+    raise invalid(
+        "episode",
+        f"one of {n_images} support images a task",
+        f"of k_shot={config.k_shot} images of each of train_way={config.train_way} or n_way={config.n_way} classes",
+        "Build the learner with the k_shot of its tasks.",
+    )
 
 
 def rule_for(config: Config, rule: InnerRule, n_classes: int) -> InnerRule:

@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 from cases import TanhNet, classification, equal, seeded, setting
+from helpers import SmallNet, easy_split
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sharp_maml_core import Config, build_learner, run_experiment, sample_episodes
+from sharp_maml_core import Config, build_learner, evaluate, run_experiment, sample_episodes
 from sharp_maml_core.config import FAMILY
 from sharp_maml_core.data import RegressionSplit
 from sharp_maml_core.errors import UserError
@@ -61,6 +62,26 @@ def test_a_test_task_is_of_n_way_classes_however_many_training_has(variant):
     assert one[0]["head.weight"].shape == (N_WAY, 6)
     assert equal(one[0], other[0])
     assert equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("task_map", ["loop", "vmap"])
+def test_a_test_task_may_have_other_shots_than_training(task_map):
+    """Its classes are not guessed from the number of its images."""
+    split = easy_split(n_classes=6, n_instances=8)
+    config = setting("maml", n_way=N_WAY, k_shot=1, n_query=2, zero_head=True, eval_tasks=20, task_map=task_map)
+    one, other = (build_learner(config.replace(train_way=way), SmallNet()) for way in (0, TRAIN_WAY))
+    params = one.init(seeded(1))
+    more = config.replace(k_shot=5)
+    assert torch.equal(evaluate(other, params, split, more).scores, evaluate(one, params, split, more).scores)
+    task = classification(n_way=N_WAY, k_shot=5)
+    learner = zero_head("maml", train_way=TRAIN_WAY)
+    assert learner.adapt(learner.init(seeded(1)), task.support_x[0], task.support_y[0])["head.weight"].shape[0] == N_WAY
+
+
+def test_a_gradient_does_not_guess_the_classes_of_tasks_with_other_shots():
+    learner = zero_head("maml", train_way=TRAIN_WAY)
+    with pytest.raises(UserError, match=r"^episode='one of 9 support images a task' is not allowed: .* of k_shot=2 "):
+        learner.gradient(learner.init(seeded(1)), classification(n_way=N_WAY, k_shot=3))
 
 
 def test_what_a_head_holds_does_not_matter():

@@ -78,7 +78,8 @@ def evaluate(
     """
     n_tasks = config.eval_tasks if n_tasks is None else n_tasks
     seed = config.eval_seed if seed is None else seed
-    config = config.replace(eval_tasks=n_tasks, eval_seed=seed)  # checks them
+    config = config.replace(eval_tasks=n_tasks, eval_seed=seed)  # checks them, and makes of "3" and 3.0 a 3
+    n_tasks, seed = config.eval_tasks, config.eval_seed
     generator = torch.Generator().manual_seed(seed)
     metric = ACCURACY if isinstance(split, ImageSplit) else MEAN_SQUARED_ERROR
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import equal, seeded
@@ -206,6 +207,14 @@ def test_too_few_tasks_and_bad_seeds_are_refused(options: dict[str, int], messag
     config = small_config()
     with pytest.raises(UserError, match=message):
         evaluate(*trained(config), SPLIT, config, **options)
+
+
+@pytest.mark.parametrize("three", ["3", 3.0, np.int64(3)])
+def test_numbers_are_read_as_those_of_a_config(three: object) -> None:
+    config = small_config()
+    learner, params = trained(config)
+    plain = evaluate(learner, params, SPLIT, config, n_tasks=3, seed=3).scores
+    assert torch.equal(evaluate(learner, params, SPLIT, config, n_tasks=three, seed=three).scores, plain)
 
 
 def test_a_split_that_is_too_small_is_refused() -> None:

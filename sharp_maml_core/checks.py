@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -42,6 +43,13 @@ def check(parameter: str, value: Any, allowed: Allowed, fix: str = "") -> None:
         raise invalid(parameter, value, f"finite and {allowed.text}", fix)
     if not allowed.contains(value):
         raise invalid(parameter, value, allowed.text, fix)
+
+
+def check_whole(parameter: str, value: Any, allowed: Allowed) -> None:
+    """Raise UserError, naming the parameter, unless the value is a whole number, and allowed."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise invalid(parameter, value, f"a whole number, {allowed.text}")
+    check(parameter, value, allowed)
 
 
 def switch(parameter: str, value: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..checks import check_whole
+from ..config import SEED
 from ..errors import invalid
 from .benchmarks import BENCHMARKS, load_benchmark, load_sinusoid
 from .episodes import check_split, sample_episodes
@@ -37,13 +39,15 @@ def load_split(
     split       "train", "val" or "test"
     root        folder of the data sets; default $SHARP_MAML_DATA, else the user's cache folder
     download    fetch a missing data set through Torchmeta
-    seed        of the drawing (glyphs), of the functions (sinusoid), or of the split by class (your own images)
+    seed        of the drawing (glyphs), of the functions (sinusoid), or of the split by class (your own images); at
+                least 0 and below 2**63
     image_size  pixels per edge to resize a folder's images to; None if they all have one size
 
     Raises UserError naming what is wrong; MissingData says what is missing, where it was looked for, and what gets it.
     """
     if split not in SPLITS:
         raise invalid("split", split, "one of " + ", ".join(SPLITS))
+    check_whole("seed", seed, SEED)
     return _load(dataset, split, root, download, seed, image_size).to(device)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import at_least, check, one_of
+from ..checks import at_least, check, check_whole, one_of, switch
 from ..episode import Episode
 from ..errors import invalid
 from .distort import distorted
@@ -44,8 +44,11 @@ def sample_episodes(
     Pixels are divided by 255. On CPU images lie in memory channels last, which convolutions like best there. For a
     RegressionSplit a task is one function, with k_shot support and n_query query points; n_way is not used.
 
-    Raises UserError if the split has too few classes, instances or points.
+    Raises UserError if the split has too few classes, instances or points, or is of functions, which neither turn nor
+    distort; and for numbers below 1.
     """
+    rotations = switch("rotations", rotations)
+    check_whole("n_tasks", n_tasks, at_least(1))
     check_split(
         split,
         n_way=n_way,
@@ -103,14 +106,20 @@ def check_split(
 
     way_is  what the setting is called that says how many classes a task has
     """
+    rotations = switch("rotations", rotations)
     check("distortion", distortion, at_least(0))
+    for name, number in {"k_shot": k_shot, "n_query": n_query}.items():
+        check_whole(name, number, at_least(1))
     if isinstance(split, RegressionSplit):
         if distortion > 0:
             raise invalid("distortion", distortion, f"0 for {split.name}, whose tasks are not of images")
+        if rotations:
+            raise invalid("rotations", True, f"false for {split.name}, whose tasks are not of images")
         n_points = split.inputs.shape[1]
         if k_shot + n_query > n_points:
             raise invalid("k_shot + n_query", k_shot + n_query, f"at most {n_points}, the points of a task")
         return
+    check_whole(way_is, n_way, at_least(1))
     check("rotations_of", rotations_of, TURNED)
     most = n_classes(split, rotations and rotations_of == "classes")
     if n_way > most:

@@ -283,6 +283,9 @@ def test_a_regression_task_is_points_of_one_function() -> None:
         (coded_split(), {"n_query": 5}, r"k_shot \+ n_query=7 .* at most 6"),
         (coded_split(counts=[6, 6, 4, 6, 6, 6, 6]), {}, r"at most 4, the images of class 'class 2'"),
         (lines_split(), {"k_shot": 6}, r"k_shot \+ n_query=9 .* at most 8"),
+        (lines_split(), {"rotations": True}, r"rotations=True .* false for lines/train, .* not of images"),
+        (lines_split(), {"k_shot": 0}, r"k_shot=0 .* at least 1"),
+        (coded_split(), {"rotations": "no"}, r"rotations='no' .* true or false"),
         (
             image_split(torch.zeros(4, 5, 1, 3, 2, dtype=torch.uint8)),
             {"rotations": True},
@@ -295,6 +298,22 @@ def test_what_cannot_be_drawn_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         draw(split, **changes)
+
+
+@pytest.mark.parametrize("name", ["n_way", "k_shot", "n_query", "n_tasks"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", float("nan"), None, True])
+def test_numbers_are_whole_and_at_least_one(name: str, value: object) -> None:
+    generator = seeded(0)
+    before = generator.get_state()
+    with pytest.raises(UserError, match=rf"^{name}=.* is not allowed: it must be .*at least 1\.$"):
+        draw(coded_split(), generator, **{name: value})
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_the_word_false_turns_nothing_and_numpys_numbers_are_numbers() -> None:
+    plain = draw(coded_split())
+    assert same(draw(coded_split(), rotations="false", n_way=np.int64(3), n_tasks=np.int32(4)), plain)
+    assert same(draw(coded_split(), rotations="true"), draw(coded_split(), rotations=True))
 
 
 def test_rotations_make_four_classes_of_one() -> None:

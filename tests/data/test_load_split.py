@@ -50,6 +50,13 @@ def test_the_seed_decides_how_classes_are_divided() -> None:
     assert names[0] == names[1] != names[2]
 
 
+@pytest.mark.parametrize("seed", [1.5, "0", None, True, -1, 2**63, float("nan")])
+@pytest.mark.parametrize("name", ["glyphs", "sinusoid", "array"])
+def test_a_seed_is_a_whole_number(name: str, seed: object) -> None:
+    with pytest.raises(UserError, match=r"^seed=.* is not allowed: it must be .*at least 0 and below 2\*\*63\.$"):
+        load_split(easy_images(10) if name == "array" else name, "train", seed=seed)
+
+
 def test_sinusoid_is_a_regression_split() -> None:
     split = load_split("sinusoid", "train")
     assert isinstance(split, RegressionSplit)

@@ -21,10 +21,12 @@ CONTEXT = "context"
 class Network:
     """A module without state of its own: theta is always an argument.
 
+    dtype, device  of the parameters it will be given: its buffers are moved there; None: they stay as they are
+
     Raises UserError for what is no module, or not a function of its parameters and input, or has no parameters.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
         if not isinstance(module, nn.Module):
             raise invalid("model", module, "an instance of torch.nn.Module", "Call its class to make one.")
         for name, child in module.named_modules():
@@ -45,6 +47,9 @@ class Network:
         if next(module.parameters(), None) is None:
             raise invalid("model", type(module).__name__, "a module with parameters: there is nothing to learn in it")
         self._module = copy.deepcopy(module)
+        for child in self._module.modules():  # parameters stay: each layer's rule draws them in their own type
+            for name, buffer in child.named_buffers(recurse=False):
+                setattr(child, name, buffer.to(device=device, dtype=dtype if buffer.is_floating_point() else None))
         self._parts_checked = False
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import TanhNet, draw, equal, seeded
-from torch import nn
+from cases import TanhNet, classification, draw, equal, seeded, setting
+from torch import Tensor, nn
 
+from sharp_maml_core import build_learner
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.models import MLP, Conv4
 from sharp_maml_core.network import Network
@@ -131,6 +132,43 @@ def test_the_head_of_the_features_is_the_whole():
     network, x = Network(TanhNet()), draw(4, 5, seed=1)
     params = init(TanhNet())
     assert torch.equal(network.head(params, network.features(params, x)), network.forward(params, x))
+
+
+class Projected(nn.Module):
+    """Constants that are no parameters: numbers, and the places of those that it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+        self.register_buffer("projection", torch.eye(5)[:, :4])
+        self.register_buffer("taken", torch.tensor([0, 2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear((x @ self.projection)[:, self.taken])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_buffers_are_of_the_settings_type(dtype):
+    model, episode = Projected(), classification()
+    config = setting("maml", dtype=dtype)
+    learner = build_learner(config, model)
+    x, query_x = (value.to(config.torch_dtype) for value in (episode.support_x, episode.query_x))
+    params = learner.init(seeded(0))
+    grads, _ = learner.gradient(params, episode._replace(support_x=x, query_x=query_x))
+    assert {value.dtype for value in grads.values()} == {config.torch_dtype}
+    assert torch.equal(learner.predict(params, x[0]), nn.functional.linear(x[0][:, [0, 2]], *params.values()))
+    assert (model.projection.dtype, model.taken.dtype) == (torch.float32, torch.int64)
+
+
+def test_buffers_are_on_the_settings_device():
+    network = Network(Projected(), torch.float64, torch.device("meta"))
+    params = {name: value.to("meta") for name, value in init(Projected()).items()}
+    assert network.forward(params, draw(4, 5, seed=1).to("meta")).device.type == "meta"
+
+
+def test_a_buffer_moves_no_draw():
+    moved = Network(Projected(), torch.float64, CPU).init(seeded(0), torch.float64, CPU)
+    assert equal(moved, init(Projected()))
 
 
 class Headless(nn.Module):

@@ -45,11 +45,11 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
     """The learner that `config.variant` names.
 
     model  any module without running statistics and without dropout; `init` draws its parameters by each layer's
-           `reset_parameters`. PyTorch's fused norm layers are right here but wrong from the third derivative on: for
-           Hessians of the meta-loss use `EpisodeNorm`, or write them out. Attention is computed by its formula
-           (PyTorch's MATH), at a memory that grows with the square of the length. Default Conv4, for cavia
-           FilmConv4, for `config.n_way` classes of 28x28 grey images. Give
-           `sharp_maml_core.models.model_for(config, split)` for other data.
+           `reset_parameters`. Its buffers are constants, and go to the settings' type and device. PyTorch's fused
+           norm layers are right here but wrong from the third derivative on: for Hessians of the meta-loss use
+           `EpisodeNorm`, or write them out. Attention is computed by its formula (PyTorch's MATH), at a memory that
+           grows with the square of the length. Default Conv4, for cavia FilmConv4, for `config.n_way` classes of
+           28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for other data.
     loss   (outputs, targets) -> mean loss, a scalar; default cross-entropy
 
     Raises UserError for a model that is not a pure function of parameters and input, or that the variant cannot use;
@@ -57,7 +57,7 @@ def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | N
     """
     if model is None:
         model = model_for_images(config, (1, 28, 28), config.n_way)
-    network, loss = Network(model), loss or F.cross_entropy
+    network, loss = Network(model, config.torch_dtype, config.torch_device), loss or F.cross_entropy
     learner = _with_attention(BUILDERS[config.variant](config, network, loss))
 
     def check_split(split: Split) -> None:

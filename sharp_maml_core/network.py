@@ -46,6 +46,14 @@ class Network:
                 )
         if next(module.parameters(), None) is None:
             raise invalid("model", type(module).__name__, "a module with parameters: there is nothing to learn in it")
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                raise invalid(
+                    f"model.{name}.requires_grad",
+                    False,
+                    "True: `init` draws every parameter anew, and tasks and the outer loop change it",
+                    "Make what stays as it is a buffer: `register_buffer`.",
+                )
         self._module = copy.deepcopy(module)
         for child in self._module.modules():  # parameters stay: each layer's rule draws them in their own type
             for name, buffer in child.named_buffers(recurse=False):

@@ -39,6 +39,15 @@ def test_dropout_is_refused_with_the_fix(layer):
         Network(nn.ModuleDict({"body": layer}))
 
 
+def test_a_frozen_parameter_is_refused_with_the_fix():
+    """It would be drawn anew, adapted and learned like any other."""
+    model = TanhNet()
+    model.features[0].weight.requires_grad_(False)
+    said = r"^model\.features\.0\.weight\.requires_grad=False is not allowed.* Make .* a buffer: `register_buffer`\.$"
+    with pytest.raises(UserError, match=said):
+        Network(model)
+
+
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(4, track_running_stats=False), nn.Dropout(0.0), nn.GroupNorm(2, 4)])
 def test_layers_without_state_and_chance_are_accepted(layer):
     Network(nn.Sequential(nn.Linear(4, 4), layer))

@@ -44,9 +44,9 @@ BUILDERS: dict[str, Callable[[Config, Network, Loss], Learner]] = {
 def build_learner(config: Config, model: nn.Module | None = None, loss: Loss | None = None) -> Learner:
     """The learner that `config.variant` names.
 
-    model  any module without running statistics and without dropout; `init` draws its parameters by each layer's
-           `reset_parameters`. Its buffers are constants, and go to the settings' type and device. PyTorch's fused
-           norm layers are right here but wrong from the third derivative on: for Hessians of the meta-loss use
+    model  any module without running statistics, dropout and frozen parameters; `init` draws its parameters by each
+           layer's `reset_parameters`. Its buffers are constants, and go to the settings' type and device. PyTorch's
+           fused norm layers are right here but wrong from the third derivative on: for Hessians of the meta-loss use
            `EpisodeNorm`, or write them out. Attention is computed by its formula (PyTorch's MATH), at a memory that
            grows with the square of the length. Default Conv4, for cavia FilmConv4, for `config.n_way` classes of
            28x28 grey images. Give `sharp_maml_core.models.model_for(config, split)` for other data.

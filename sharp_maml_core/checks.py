@@ -25,6 +25,11 @@ def at_least(minimum: float) -> Allowed:
     return Allowed(f"at least {minimum}", lambda value: value >= minimum)
 
 
+def count(minimum: int) -> Allowed:
+    """Of whole numbers. The bound is beyond any use, and keeps sizes within what PyTorch's integers hold."""
+    return Allowed(f"at least {minimum} and at most 10**9", lambda value: minimum <= value <= 10**9)
+
+
 def between(low: float, high: float) -> Allowed:
     return Allowed(f"above {low} and at most {high}", lambda value: low < value <= high)
 

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from .checks import ABOVE_ZERO, Allowed, at_least, between, check, one_of, switch
+from .checks import ABOVE_ZERO, Allowed, at_least, between, check, count, one_of, switch
 from .errors import invalid
 
 FAMILY = ("maml", "fomaml", "low", "up", "both", "anil", "low-anil", "e-low", "e-low-anil")
@@ -51,8 +51,8 @@ class Config:
         ABOVE_ZERO,
         "Section 5.1; Nichol et al.",
     )
-    inner_steps: int = setting(5, "gradient steps of the inner loop", at_least(1), "released README")
-    eval_inner_steps: int = setting(0, "the same at validation and test time; 0: as in training", at_least(0))
+    inner_steps: int = setting(5, "gradient steps of the inner loop", count(1), "released README")
+    eval_inner_steps: int = setting(0, "the same at validation and test time; 0: as in training", count(0))
     outer_lr: float = setting(1e-3, "learning rate of the outer loop, beta_up", ABOVE_ZERO, "Section 5.1")
     outer_optimizer: str = setting("adam", "what takes the outer steps", one_of("adam", "sgd"), "Section 5.1")
     outer_schedule: str = setting(
@@ -119,7 +119,7 @@ class Config:
     reptile_batch: int = setting(
         10,
         "reptile: images of a mini-batch of an inner step, of support and query; 0: all",
-        at_least(0),
+        count(0),
         "Nichol et al.",
     )
     imaml_lambda: float = setting(
@@ -131,7 +131,7 @@ class Config:
     imaml_cg_steps: int = setting(
         5,
         "imaml: steps of conjugate gradients, one product with the Hessian each",
-        at_least(1),
+        count(1),
         "Rajeswaran et al. 2019",
     )
     imaml_damping: float = setting(
@@ -141,7 +141,7 @@ class Config:
         "0: the equation; released code: 1, and there H / (lambda + 10)",
     )
     cavia_context: int = setting(
-        100, "cavia: context parameters, the numbers that a task adapts", at_least(0), "Zintgraf et al. 2019"
+        100, "cavia: context parameters, the numbers that a task adapts", count(0), "Zintgraf et al. 2019"
     )
     llama_eta: float = setting(
         1e-6, "llama: factor of the log-determinant beside the mean query loss, eta", at_least(0), "Grant et al. 2018"
@@ -149,9 +149,9 @@ class Config:
     llama_damping: float = setting(
         1e-3, "llama: tau; its square root is added to the diagonal of each Kronecker factor", ABOVE_ZERO
     )
-    bmaml_particles: int = setting(5, "bmaml: number of particles, M", at_least(1), "Yoon et al. 2018")
+    bmaml_particles: int = setting(5, "bmaml: number of particles, M", count(1), "Yoon et al. 2018")
     bmaml_chaser_steps: int = setting(
-        1, "bmaml: steps on support and query set by which the leader is ahead, s", at_least(1), "Yoon et al. 2018"
+        1, "bmaml: steps on support and query set by which the leader is ahead, s", count(1), "Yoon et al. 2018"
     )
     mamlpp_multi_step: float = setting(
         0.1,
@@ -174,7 +174,7 @@ class Config:
     mamlpp_ensemble: int = setting(
         5,
         "maml++: how many of the best on validation are tested as an ensemble too",
-        at_least(1),
+        count(1),
         "Antoniou et al. 2019",
     )
 
@@ -182,16 +182,16 @@ class Config:
     dataset: str = setting(
         "glyphs", "glyphs, omniglot, miniimagenet, cifar-fs, fc100, sinusoid, or a folder of images", NOT_EMPTY
     )
-    n_way: int = setting(5, "classes of a task, N", at_least(2), "Section 5.1")
+    n_way: int = setting(5, "classes of a task, N", count(2), "Section 5.1")
     train_way: int = setting(
         0,
         "classes of a training task; 0: n_way, as it must be where a head is learned that has a row for each",
-        Allowed("0, or at least 2", lambda value: value == 0 or value >= 2),
+        Allowed("0, or at least 2 and at most 10**9", lambda value: value == 0 or 2 <= value <= 10**9),
         "Snell et al. 2017: 60 for 20-way tests",
     )
-    k_shot: int = setting(1, "support images of a class, K", at_least(1), "Section 5.1")
-    n_query: int = setting(15, "query images of a class", at_least(1), "Section 5.1")
-    n_tasks: int = setting(4, "tasks of a meta-iteration, M", at_least(1), "released README")
+    k_shot: int = setting(1, "support images of a class, K", count(1), "Section 5.1")
+    n_query: int = setting(15, "query images of a class", count(1), "Section 5.1")
+    n_tasks: int = setting(4, "tasks of a meta-iteration, M", count(1), "released README")
     rotations: bool = setting(
         False, "turned by 90, 180, 270 degrees, a training class makes three more", EITHER, "Finn"
     )
@@ -212,10 +212,10 @@ class Config:
     image_size: int = setting(
         0,
         "pixels per edge to which the images of a folder of your own are resized; 0: they all have one size",
-        at_least(0),
+        count(0),
     )
     download: bool = setting(False, "fetch a missing data set through Torchmeta", EITHER)
-    filters: int = setting(64, "filters of each convolution", at_least(1), "Section 5.1")
+    filters: int = setting(64, "filters of each convolution", count(1), "Section 5.1")
     downsampling: str = setting(
         "pool",
         "how a block halves an image: pool, by max-pooling; stride, by its convolution, at a third of the cost",
@@ -230,13 +230,13 @@ class Config:
     )
 
     # The run
-    iterations: int = setting(1000, "meta-iterations, T", at_least(1), "released README: 60000")
-    eval_every: int = setting(250, "meta-iterations between validations", at_least(1))
-    val_tasks: int = setting(200, "tasks of a validation", at_least(2))
-    eval_tasks: int = setting(1000, "test tasks at the end", at_least(2), "Finn et al.: 600")
+    iterations: int = setting(1000, "meta-iterations, T", count(1), "released README: 60000")
+    eval_every: int = setting(250, "meta-iterations between validations", count(1))
+    val_tasks: int = setting(200, "tasks of a validation", count(2))
+    eval_tasks: int = setting(1000, "test tasks at the end", count(2), "Finn et al.: 600")
     seed: int = setting(0, "seed of the parameters and of the training tasks", SEED)
     eval_seed: int = setting(0, "seed of the validation and test tasks: equal for what is compared", SEED)
-    checkpoint_every: int = setting(50, "meta-iterations between checkpoints", at_least(1))
+    checkpoint_every: int = setting(50, "meta-iterations between checkpoints", count(1))
     snapshots: bool = setting(False, "keep the parameters of every checkpoint, to draw the way they went", EITHER)
     tensorboard: bool = setting(False, "write TensorBoard event files to the run folder", EITHER)
 
@@ -254,7 +254,7 @@ class Config:
     task_map: str = setting(
         "auto", "go over tasks by loop or by vmap; auto: loop on CPU, vmap elsewhere", one_of("auto", "loop", "vmap")
     )
-    task_chunk: int = setting(0, "tasks that vmap takes at once, which bounds the memory; 0: all", at_least(0))
+    task_chunk: int = setting(0, "tasks that vmap takes at once, which bounds the memory; 0: all", count(0))
 
     def __post_init__(self) -> None:
         own = _own_settings(self.variant)

@@ -96,6 +96,14 @@ def test_every_number_has_a_range():
     assert set(LOWEST) == {*OF_TYPE[int], *OF_TYPE[float]}
 
 
+@pytest.mark.parametrize("name", [name for name in OF_TYPE[int] if name not in ("seed", "eval_seed")])
+def test_whole_numbers_end_where_no_run_would(name):
+    """Beyond 2**63 PyTorch raises errors of its own, and loops over particles have no end."""
+    assert FIELDS[name].metadata["allowed"].contains(10**9)
+    for value in (10**9 + 1, 10**20):
+        assert "at most 10**9" in refused(name, value)
+
+
 @pytest.mark.parametrize("name", ["esam_weights", "esam_samples"])
 def test_shares_end_at_one(name):
     assert getattr(Config(**{name: 1}), name) == 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import at_least, check, check_whole, one_of, switch
+from ..checks import at_least, check, check_whole, count, one_of, switch
 from ..episode import Episode
 from ..errors import invalid
 from .distort import distorted
@@ -48,7 +48,7 @@ def sample_episodes(
     distort; and for numbers below 1.
     """
     rotations = switch("rotations", rotations)
-    check_whole("n_tasks", n_tasks, at_least(1))
+    check_whole("n_tasks", n_tasks, count(1))
     check_split(
         split,
         n_way=n_way,

@@ -74,7 +74,8 @@ def evaluate(
     """Score `params` on `n_tasks` (default `config.eval_tasks`) tasks of the split.
 
     The tasks depend on the split, the task settings and `seed` (default `config.eval_seed`) only: they are the same
-    for every learner, so scores may be compared task by task. Raises UserError for fewer than 2 tasks.
+    for every learner, so scores may be compared task by task. With another `n_tasks` the first are the same, but for
+    those of a last batch that is not full: tasks are drawn 16 at once. Raises UserError for fewer than 2 tasks.
     """
     n_tasks = config.eval_tasks if n_tasks is None else n_tasks
     seed = config.eval_seed if seed is None else seed

@@ -165,6 +165,13 @@ def test_tasks_are_the_same_whatever_is_compared(changes: dict[str, object]) -> 
     assert same(tasks_seen(small_config()), tasks_seen(small_config().replace(**changes)))
 
 
+@pytest.mark.parametrize(("fewer", "shared"), [(32, 32), (21, 16)])
+def test_of_more_tasks_the_first_are_the_same_but_for_a_last_batch_that_is_not_full(fewer: int, shared: int) -> None:
+    few, many = (tasks_seen(small_config(), n_tasks=n_tasks) for n_tasks in (fewer, 48))
+    assert same(few[:shared], many[:shared])
+    assert not any(torch.equal(one, other) for one, other in zip(few[shared:], many[shared:], strict=False))
+
+
 def test_the_seed_decides_the_tasks() -> None:
     config = small_config()
     assert same(tasks_seen(config), tasks_seen(config, seed=0))

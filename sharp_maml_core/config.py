@@ -77,7 +77,13 @@ class Config:
         at_least(0),
         "Section 5.1, README",
     )
-    adaptive: bool = setting(False, "perturb in ASAM's ball, scaled by the weights", EITHER, "Kwon et al. 2021")
+    adaptive: bool = setting(
+        False,
+        "perturb in ASAM's ball, scaled by the weights; the lower perturbation of the first inner step is then zero "
+        "with zero_head, and for cavia, whose context starts from zero",
+        EITHER,
+        "Kwon et al. 2021",
+    )
     perturbation_gradient: str = setting(
         "stop",
         "stop: eps_m is a constant in Eq. 10, as in the paper; through: differentiate it, as the released code does",

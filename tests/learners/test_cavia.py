@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from sharp_maml_core import Config, build_learner
 from sharp_maml_core.checkpoint import load_params, save_params
+from sharp_maml_core.config import FIELDS
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.models import Conv4, FilmConv4, model_for_images
 
@@ -135,6 +136,16 @@ def test_sharpened_below_in_the_context_and_above_in_the_network(changes, task_m
     grads, metrics = learner.gradient(params, EPISODE)
     assert relative_error(grads, expected) < 4e-15
     assert ("perturbed_loss" in metrics) is (changes["alpha_up"] > 0)
+
+
+def test_asams_ball_about_a_context_of_zero_is_a_point_as_its_setting_says():
+    for steps in (1, 2):
+        changes = OFF | {"adaptive": True, "inner_steps": steps, "inner_lr": 1.0}
+        learner, params = start(**changes)
+        sharp = start(**changes | {"alpha_low": 0.2})[0].gradient(params, EPISODE)[0]
+        difference = relative_error(sharp, learner.gradient(params, EPISODE)[0])
+        assert difference < 1e-14 if steps == 1 else difference > 1e-6
+    assert "and for cavia, whose context starts from zero" in FIELDS["adaptive"].metadata["help"]
 
 
 @pytest.mark.parametrize("task_map", ["loop", "vmap"])

@@ -24,7 +24,7 @@ from cases import (
 from torch import nn
 
 from sharp_maml_core import Episode, build_learner
-from sharp_maml_core.config import FAMILY
+from sharp_maml_core.config import FAMILY, FIELDS
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.models import Conv4
 
@@ -303,6 +303,19 @@ def test_a_head_of_zero_is_drawn_as_zero_and_stays_there(variant, adaptive):
             assert not value.any()
             assert not grads[name].any()
     assert all(value.any() for name, value in grads.items() if not name.startswith("head."))
+
+
+@pytest.mark.parametrize("variant", ["low", "low-anil"])
+def test_asams_ball_about_a_head_of_zero_is_a_point_as_its_setting_says(variant):
+    """So one inner step of Sharp-MAML is one of MAML, and two are not."""
+    plain = {"low": "maml", "low-anil": "anil"}[variant]
+    for steps in (1, 2):
+        changes = {"zero_head": True, "adaptive": True, "inner_steps": steps}
+        sharp, flat = (build_learner(setting(name, **changes), MODEL) for name in (variant, plain))
+        params = sharp.init(seeded(1))
+        difference = relative_error(sharp.gradient(params, EPISODE)[0], flat.gradient(params, EPISODE)[0])
+        assert difference < 1e-14 if steps == 1 else difference > 1e-3
+    assert "first inner step is then zero with zero_head" in FIELDS["adaptive"].metadata["help"]
 
 
 def test_the_first_step_from_a_head_of_zero_moves_the_head_alone():

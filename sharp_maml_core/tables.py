@@ -9,7 +9,7 @@ from typing import Any
 from . import published
 from .checks import check
 from .contrasts import Gap, generalization_error
-from .groups import Line, by_the_papers_rule, cells_of, finding, names, on_as_many_images
+from .groups import Against, Line, by_the_papers_rule, cells_of, finding, names, on_as_many_images
 from .groups import lines as lines_of
 from .published import PAPER, Ours, Result, Setting
 from .theory.paper_tables import A_TABLE, GENERALIZATION_ERRORS, TABLES, gains
@@ -19,6 +19,7 @@ Rows = list[dict[str, str]]
 
 DETAILS = "seeds; test tasks; iterations"
 OTHER_LENGTH = "of another length"
+AS_MANY, TWICE = "points over MAML on as many images", "for twice the iterations"
 IMAGES = "thousand images"  # `groups.Line.images`: an upper perturbation's count twice
 
 
@@ -93,14 +94,16 @@ def claims(results: Sequence[Result]) -> Rows:
                     "runs": told,
                     "variant": line.name,
                     "radius": f"{line.radius:g}",
-                    "on as many images, points": one.difference.text,
-                    "the variant is": finding(one),
-                    "its operations": f"{one.operations:.1f} times",
-                    "to twice the iterations, points": "" if twice is None else twice.difference.text,
-                    "by this rule it is": "" if twice is None else finding(twice),
+                    "operations": f"{one.operations:.1f} times",
+                    AS_MANY: _found(one),
+                    TWICE: "" if twice is None else _found(twice),
                 }
             )
     return rows
+
+
+def _found(one: Against) -> str:
+    return f"{one.difference.text}: {finding(one)}"
 
 
 def printed_gain(results: Sequence[Result], group: str) -> float | None:

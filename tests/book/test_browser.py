@@ -123,6 +123,19 @@ def test_no_page_scrolls_sideways(window: list[Seen]) -> None:
     assert {page.name: page.excess for page in window if page.excess > 0} == {}
 
 
+def test_no_note_in_the_margin_lies_beyond_a_tablets_page(browser: Browser, html: Path) -> None:
+    """On no width from a tablet to the first that has a margin."""
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    page, noted = opened(context), 0
+    for path in sorted(html.glob("*.html")):
+        if '<aside class="margin' in path.read_text(encoding="utf-8"):
+            noted += 1
+            page.goto(path.as_uri())
+            assert page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth") <= 0, path.name
+    assert noted
+    context.close()
+
+
 def test_axe_finds_nothing_serious_in_what_we_wrote(window: list[Seen]) -> None:
     assert {page.name: page.violations for page in window if page.violations} == {}
 

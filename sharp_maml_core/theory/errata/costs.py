@@ -63,8 +63,8 @@ def doubled_epochs() -> Figures:
     r"""Section 5.1: one update takes "two backpropagation operations", so MAML gets twice the epochs. Slip.
 
     That is up. By count, twice MAML's epochs are 1.7 times the operations of low and 0.92 of both's. By the paper's
-    own times they are less than any of the three had, down to 43% of both's. Section 5.2 speaks of "one more gradient
-    computation per iteration", which is neither: low has one more support gradient an inner step.
+    own times they are less than any of the three had, down to 43% of both's. Section 5.2 says "one more gradient
+    computation per iteration": of the meta-gradient that is up again; low has one more support gradient an inner step.
 
     Repaired: equal time or equal operations, by variant.
     """

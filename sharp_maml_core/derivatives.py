@@ -89,6 +89,15 @@ def hidden(values: Tensor) -> bool:
     return _transforming() or (values.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
+def on_plain_cpu(x: Tensor) -> bool:
+    """Whether x is on a CPU and PyTorch alone computes with it: only there may functions be our own.
+
+    A `torch.func` transform, autocast and a `TorchFunctionMode` (as K-FAC's, `kfac.py`) want to see PyTorch's.
+    """
+    watched = _transforming() or torch.is_autocast_enabled("cpu") or torch._C._len_torch_function_stack() > 0
+    return x.device.type == "cpu" and not watched
+
+
 def _transforming() -> bool:
     # What autograd.Function itself asks; torch.func has no public name for it.
     return torch._C._are_functorch_transforms_active()

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SINGLE_LEVEL, Config
+from .convolution import conv3x3
 from .data.episodes import n_classes
 from .data.split import RegressionSplit, Split
 from .errors import invalid
 from .norm import EpisodeNorm
+from .pooling import max_pool2x2
 
 
 class ConvBlock(nn.Module):
@@ -36,9 +38,9 @@ class ConvBlock(nn.Module):
         """What is given to the ReLU, [B, C', H // 2, W // 2]."""
         # Batch norm subtracts the convolution's bias again: its gradient is exactly zero, so it is not even added.
         # The parameter stays, so that counts, norms and checkpoints are those of the usual network (k = 121,093).
-        x = F.conv2d(x, self.conv.weight, None, padding=1)
+        x = conv3x3(x, self.conv.weight)
         # ReLU is monotone: pooling first gives the same numbers from a quarter of the work.
-        return F.max_pool2d(self.norm(x), 2)
+        return max_pool2x2(self.norm(x))
 
 
 class StridedBlock(ConvBlock):
@@ -46,7 +48,7 @@ class StridedBlock(ConvBlock):
 
     def pooled(self, x: Tensor) -> Tensor:
         """What is given to the ReLU, [B, C', (H + 1) // 2, (W + 1) // 2]."""
-        return self.norm(F.conv2d(x, self.conv.weight, None, stride=2, padding=1))
+        return self.norm(conv3x3(x, self.conv.weight, stride=2))
 
 
 class MeanOverPositions(nn.Module):

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from .derivatives import on_plain_cpu
+
 EPS = 1e-5  # added to the variance, PyTorch's and the paper's code's value
 
 
@@ -55,7 +57,7 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if x.device.type == "cpu" and x.dtype == torch.float32 and not torch._C._are_functorch_transforms_active():
+        if x.dtype == torch.float32 and on_plain_cpu(x):
             return _carefully(x, weight, bias)
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, EPS)
 
@@ -79,6 +81,8 @@ class _BatchNormBackward(torch.autograd.Function):
     def forward(
         grad_y: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse_sigma: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if on_plain_cpu(x) and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+            grad_y = grad_y.contiguous(memory_format=torch.channels_last)  # of two layouts it is thirty times slower
         return torch.ops.aten.native_batch_norm_backward(
             grad_y, x, weight, None, None, mean, inverse_sigma, True, EPS, [True, True, True]
         )

@@ -272,8 +272,8 @@ def environment(jobs: int, device: str) -> dict[str, str]:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The cores that this process may use; all of them where the system cannot confine it to some, as macOS."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _last_line(log: Path) -> str:

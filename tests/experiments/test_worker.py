@@ -55,6 +55,13 @@ def once(folder: Path, run: Run, bad: str) -> str:
     return f"import os, pathlib, signal; p = pathlib.Path({str(mark)!r})\nif not p.exists(): p.touch(); {bad}"
 
 
+def test_runs_share_the_cores_also_where_a_process_is_not_confined_to_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert worker.environment(2, "cpu")["OMP_NUM_THREADS"] == "4"
+
+
 def test_runs_are_done_in_their_order(tmp_path: Path, scripts: Callable[[Script], None]) -> None:
     store, runs = tiny(tmp_path)
     scripts(lambda run: "")

@@ -18,6 +18,7 @@ from sharp_maml_core.theory import paper_tables
 
 CELLS = Path(__file__).with_name("cells.toml")
 SEEDS = (0, 1, 2)
+KINDS = ("cpu", "cuda")
 
 GROUP = ("name", "schedule", "settings", "cell", "seeds", "table", "figure", "like")
 SETTABLE = tuple(name for name in FIELDS if name not in ("seed", "device", "data_root", "download"))
@@ -138,7 +139,7 @@ def kind_of(device: str) -> str:
     if device == "auto":
         return Config().torch_device.type
     kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
+    if kind not in KINDS:
         raise invalid("device", device, "auto, cpu, cuda, cuda:1, ...")
     return kind
 
@@ -181,12 +182,16 @@ def _group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[st
     table, figure, seeds = given.get("table", 0), given.get("figure", 0), given.get("seeds", list(SEEDS))
     if table:
         _one_of(f"table of {where}", table, paper_tables.TABLES)
+    for seed in seeds:
+        _is(f"seed of {where}", seed, int, "an integer")
     _alone(f"seed of {where}", seeds)
     for entry in given["cell"]:
+        _is(f"cell of {where}", entry, dict, 'a table, as { variant = "maml" }')
         _known(f"cell of {where}", entry, IN_A_CELL)
-        _is(f"cell of {where}", entry, dict, 'a list of tables, as [{ variant = "maml" }]')
         for name, values in _grid(entry):
             _is_name(f"name of a cell of {where}", name)
+            if "variant" not in shared | values:
+                raise invalid(f"cell {name} of {where}", sorted(shared | values), "a cell with a variant")
             cell = Cell(
                 f"{given['name']}-{name}",
                 given["name"],
@@ -220,13 +225,15 @@ def _grid(entry: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if "alpha" in point:
             radius = point.pop("alpha")
             point |= {"alpha_low": radius, "alpha_up": radius}
-        yield "-".join([*own, *varied]), point
+        yield "-".join(map(_text, [*own, *varied])), point
 
 
 def _whole(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    _is(f"schedule {name}", given, dict, "a table with a device and what it is about")
     _known(f"schedule {name}", given, ("device", "about"))
     if set(given) != {"device", "about"}:
         raise invalid(f"schedule {name}", sorted(given), "a schedule with a device and what it is about")
+    _one_of(f"device of schedule {name}", given["device"], KINDS)
     return given
 
 

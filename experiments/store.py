@@ -64,7 +64,7 @@ class Store:
         """done, begun or diverged (here or, by its partial file, elsewhere), missing, damaged, of other settings."""
         if self.path(run).exists():
             return {None: DAMAGED, True: DONE, False: OTHER}[_is_of(run, _read(self.path(run)))]
-        partial = _read(self.partial_path(run)) if self.partial_path(run).exists() else None
+        partial = _read(self.partial_path(run))
         if partial is not None and DIVERGED in partial and _is_of(run, partial):
             return DIVERGED
         begun = (self.folder(run) / rundir.CHECKPOINT).exists() or self.partial_path(run).exists()
@@ -269,9 +269,10 @@ def _answers(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """A result file, or None for one that is damaged, or gone: who collects a run takes its partial file away."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return None
     return found if isinstance(found, dict) and "config" in found else None
 

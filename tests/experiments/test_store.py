@@ -208,6 +208,15 @@ def test_what_an_iteration_takes_is_told_by_runs_of_one_device_alone(
     assert len(store.measured()) == counts
 
 
+def test_a_partial_file_that_somebody_takes_away_meanwhile_tells_nothing(tmp_path: Path) -> None:
+    store, runs = tiny(tmp_path)
+    path = store.partial_path(runs["g-maml-seed0"])
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "gone")  # it is listed, and cannot be read
+    assert store.measured() == []
+    assert store.state(runs["g-maml-seed0"]) == MISSING
+
+
 def test_settings_of_a_later_version_tell_no_times(tmp_path: Path) -> None:
     store, runs = tiny(tmp_path)
     config = runs["g-maml-seed0"].cell.config(0).to_dict() | {"later_setting": 1}

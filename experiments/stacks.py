@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sharp_maml_core.errors import DeviceLost, Diverged, UserError, invalid
-from sharp_maml_core.rundir import FREE_TO_CHANGE
 from sharp_maml_core.stacked import STACKABLE, VARYING, run_stack
 
 from .cells import Run
@@ -26,7 +25,7 @@ def stacks(runs: list[Run], store: Store) -> list[list[Run]]:
         settings = run.cell.config(run.seed).to_dict()
         if settings["variant"] not in STACKABLE:
             raise invalid("variant", settings["variant"], f"one of {', '.join(STACKABLE)} in a stack", "Use run.")
-        alike = {name: value for name, value in settings.items() if name not in (*VARYING, *FREE_TO_CHANGE)}
+        alike = {name: value for name, value in settings.items() if name not in VARYING}
         found.setdefault(str(sorted(alike.items())), []).append(run)
     return list(found.values())
 

@@ -25,6 +25,16 @@ def test_seeds_and_radii_are_together_and_other_lengths_are_not(tmp_path: Path) 
     ]
 
 
+def test_what_cannot_be_one_stack_is_several(tmp_path: Path) -> None:
+    path = tiny(tmp_path)[0].cells
+    path.write_text(
+        path.read_text().replace('{ variant = "maml" },', '{ variant = "maml", snapshots = [true, false] },')
+    )
+    store, runs = Store(tmp_path / "runs", tmp_path / "results", path), cells.runs(cells.load(path))
+    for together in stacks.stacks(runs, store):
+        stacked.check_stack([run.cell.config(run.seed, "cpu") for run in together])
+
+
 def test_one_launch_makes_the_results_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, runs = tiny(tmp_path)
     first = runs["g-both-seed0"]

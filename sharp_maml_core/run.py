@@ -276,7 +276,7 @@ def describe(experiment: Experiment, state: TrainState, best: Evaluation, last: 
     config = experiment.config
     # Where the data lay is this machine's business; what they were, `data` says.
     portable = config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name}
-    notes = {name: note for name, split in experiment.splits.items() if (note := _note(config, split))}
+    notes = {name: note for name, split in experiment.splits.items() if (note := _note(config.dataset, split))}
     return {
         "metric": best.metric,
         "best": {"mean": best.mean, "interval_95": best.interval, "iteration": state.best_iteration},
@@ -294,8 +294,11 @@ def describe(experiment: Experiment, state: TrainState, best: Evaluation, last: 
     }
 
 
-def _note(config: Config, split: Split) -> str:
-    return completeness_note(split) if config.dataset in BENCHMARKS and isinstance(split, ImageSplit) else ""
+def _note(dataset: str, split: Split) -> str:
+    """What is missing of a benchmark's split; of `data` that took its place nothing is."""
+    if isinstance(split, ImageSplit) and dataset in BENCHMARKS and split.name.startswith(f"{dataset}/"):
+        return completeness_note(split)
+    return ""
 
 
 def _train(experiment: Experiment, folder: Path, origin: dict[str, Any], progress: bool) -> TrainState:

@@ -244,6 +244,10 @@ def test_tensorboard_that_is_not_installed_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_data_of_ones_own_are_no_part_of_the_benchmark_that_the_settings_name(tmp_path: Path) -> None:
+    assert experiment(tmp_path, CONFIG.replace(dataset="omniglot", iterations=1))["data_notes"] == {}
+
+
 # --- started again
 
 

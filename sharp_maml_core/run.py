@@ -19,6 +19,7 @@ from torch import nn
 from . import distributed, rundir
 from .board import Board
 from .checkpoint import check_data, check_model, shapes_of
+from .checks import check, one_of
 from .config import Config
 from .data import ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
@@ -217,8 +218,9 @@ def evaluate_run(
 
     Raises UserError for what cannot be used, Diverged for a mean that is not finite, DeviceLost for a GPU that failed.
     """
+    check("split", split, one_of(*SPLITS))
     folder = Path(folder).expanduser()
-    config = rundir.read_config(folder, device)
+    config = rundir.read_config(folder, device).replace(tensorboard=False)  # nothing is written here
     with _lost_device(folder):
         params = rundir.load_model(folder, config.torch_device)
         experiment = prepare(config, model, loss, data)

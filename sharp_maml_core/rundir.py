@@ -238,7 +238,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore a copy, or set overwrite=True to begin again.") from None

@@ -687,6 +687,23 @@ def test_a_run_is_tested_again_though_a_split_that_this_does_not_need_is_another
     assert len(again.scores) == CONFIG.eval_tasks
 
 
+def test_a_run_is_tested_again_where_tensorboard_is_not_installed(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((folder / rundir.CONFIG).read_text())
+    (folder / rundir.CONFIG).write_text(json.dumps(config | {"tensorboard": True}))
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    evaluate_run(folder, progress=False, model=SmallNet(), data=easy_data())
+
+
+def test_what_cannot_be_tested_again_is_said(finished: Path) -> None:
+    with pytest.raises(UserError, match="split='valid' is not allowed: it must be one of train, val, test"):
+        evaluate_run(finished, split="valid", progress=False, model=SmallNet(), data=easy_data())
+    with pytest.raises(UserError, match=r"run_dir='.*config.json' is not allowed: it must be a run folder"):
+        evaluate_run(finished / rundir.CONFIG)
+
+
 # --- really killed
 
 

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Iterable
 
 from .config import FIELDS, Config, config_from
+from .data import SPLITS
 from .distributed import PeerFailed, first, together
 from .errors import UserError, complain, status
-from .run import SPLITS, default_folder, evaluate_run, run_experiment
+from .run import default_folder, evaluate_run, run_experiment
 from .stacked import grid, run_stack
 
 

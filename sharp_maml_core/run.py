@@ -19,10 +19,10 @@ from torch import nn
 from . import distributed, rundir
 from .board import Board
 from .checkpoint import check_data, check_model, shapes_of
-from .checks import check, one_of
 from .config import Config
-from .data import ImageSplit, Split, check_split, load_split
+from .data import SPLITS, ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
+from .data.split import check_name
 from .errors import DeviceLost, Diverged, UserError, complain
 from .evaluate import Evaluation, evaluate
 from .files import write_json
@@ -36,7 +36,6 @@ from .precision import full_precision
 from .results import devices, now, provenance, session
 from .train import TrainState, check_training_split, fresh_state, meta_train
 
-SPLITS = ("train", "val", "test")
 SAME = "Give the model and the data that it was run with."
 LIBRARIES = ("cuDNN error", "CUDA error")
 """How the errors begin that a failing GPU makes where PyTorch has no class for them."""
@@ -218,7 +217,7 @@ def evaluate_run(
 
     Raises UserError for what cannot be used, Diverged for a mean that is not finite, DeviceLost for a GPU that failed.
     """
-    check("split", split, one_of(*SPLITS))
+    check_name(split)
     folder = Path(folder).expanduser()
     config = rundir.read_config(folder, device).replace(tensorboard=False)  # nothing is written here
     with _lost_device(folder):

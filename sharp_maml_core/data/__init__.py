@@ -14,11 +14,10 @@ from ..errors import invalid
 from .benchmarks import BENCHMARKS, load_benchmark, load_sinusoid
 from .episodes import check_split, sample_episodes
 from .roots import data_root
-from .split import ImageSplit, RegressionSplit, Split
+from .split import SPLITS, ImageSplit, RegressionSplit, Split, check_name
 
-__all__ = ["ImageSplit", "RegressionSplit", "Split", "check_split", "load_split", "sample_episodes"]
+__all__ = ["SPLITS", "ImageSplit", "RegressionSplit", "Split", "check_split", "load_split", "sample_episodes"]
 
-SPLITS = ("train", "val", "test")
 KNOWN = ("glyphs", *BENCHMARKS, "sinusoid")
 
 
@@ -45,8 +44,7 @@ def load_split(
 
     Raises UserError naming what is wrong; MissingData says what is missing, where it was looked for, and what gets it.
     """
-    if split not in SPLITS:
-        raise invalid("split", split, "one of " + ", ".join(SPLITS))
+    check_name(split)
     check_whole("seed", seed, SEED)
     return _load(dataset, split, root, download, seed, image_size).to(device)
 

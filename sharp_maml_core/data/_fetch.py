@@ -22,9 +22,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sharp_maml_core.data._downloads import download_file_from_google_drive, download_url, load_arrays
+from sharp_maml_core.data.split import SPLITS
 from sharp_maml_core.errors import UserError
-
-SPLITS = ("train", "val", "test")
 
 
 def omniglot(dataset: Any) -> None:

@@ -24,10 +24,8 @@ from torch import Tensor
 
 from sharp_maml_core.data._cache import cached_images, file_identity
 from sharp_maml_core.data.roots import ENVIRONMENT_VARIABLE
-from sharp_maml_core.data.split import ImageSplit, RegressionSplit
+from sharp_maml_core.data.split import SPLITS, ImageSplit, RegressionSplit, check_name
 from sharp_maml_core.errors import MissingData, UserError, invalid
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -146,8 +144,7 @@ def load_sinusoid(split: str, *, seed: int = 0, n_functions: int = 10_000, n_poi
 
     Gives inputs and targets float32 [n_functions, n_points, 1].
     """
-    if split not in SPLITS:
-        raise invalid("split", split, f"one of {', '.join(SPLITS)}")
+    check_name(split)
     for parameter, value in {"n_functions": n_functions, "n_points": n_points}.items():
         if value < 1:
             raise invalid(parameter, value, "at least 1")
@@ -164,8 +161,7 @@ def load_sinusoid(split: str, *, seed: int = 0, n_functions: int = 10_000, n_poi
 def _check(name: str, split: str) -> None:
     if name not in _BENCHMARKS:
         raise invalid("dataset", name, f"one of {', '.join(BENCHMARKS)}")
-    if split not in SPLITS:
-        raise invalid("split", split, f"one of {', '.join(SPLITS)}")
+    check_name(split)
 
 
 def _class_dataset(name: str, benchmark: _Benchmark, split: str, data_root: Path, download: bool) -> Any:

@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from ..errors import invalid
 from . import roots
-from .scripts import SPLITS, Letter, choose_letters, render
-from .split import ImageSplit
+from .scripts import Letter, choose_letters, render
+from .split import SPLITS, ImageSplit, check_name
 
 # Part of the cache's file name: raise it with any change that changes a pixel, a letter or a split.
 VERSION = 1
@@ -58,8 +58,7 @@ def load_glyphs(split: str, *, data_root: Path, seed: int = 0) -> ImageSplit:
     Raises:
         UserError: an unknown split or a negative seed.
     """
-    if split not in SPLITS:
-        raise invalid("split", split, "one of " + ", ".join(SPLITS))
+    check_name(split)
     if seed < 0:
         raise invalid("seed", seed, "an integer of at least 0")
     path = cache_path(data_root, seed)

@@ -22,9 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import MissingData, UserError, invalid
-from .split import ImageSplit
+from .split import SPLITS, ImageSplit, check_name
 
-SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"])
 # Files that commonly lie beside images and are passed over, as hidden files are; any other non-image is an error.
 _COMPANION_SUFFIXES = frozenset([".txt", ".csv", ".tsv", ".json", ".md", ".rst", ".yml", ".yaml"])
@@ -113,8 +112,7 @@ class _Class:
 
 
 def _check(split: str, seed: int) -> None:
-    if split not in SPLITS:
-        raise invalid("split", split, "one of " + ", ".join(SPLITS))
+    check_name(split)
     if seed < 0:
         raise invalid("seed", seed, "an integer of at least 0")
 

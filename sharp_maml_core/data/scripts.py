@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFont
 
-SPLITS = ("train", "val", "test")
+from .split import SPLITS
+
 Rows = npt.NDArray[np.float64]
 Table = npt.NDArray[np.bool_]
 

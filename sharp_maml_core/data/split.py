@@ -8,6 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..checks import check, one_of
+
+SPLITS = ("train", "val", "test")
+
+
+def check_name(split: str) -> None:
+    """Raise UserError unless there is a split of that name."""
+    check("split", split, one_of(*SPLITS))
+
 
 @dataclass(frozen=True)
 class ImageSplit:

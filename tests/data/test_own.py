@@ -11,10 +11,8 @@ import torch
 from PIL import Image
 
 from sharp_maml_core.data.own import load_array, load_folder
-from sharp_maml_core.data.split import ImageSplit
+from sharp_maml_core.data.split import SPLITS, ImageSplit
 from sharp_maml_core.errors import MissingData, UserError
-
-SPLITS = ("train", "val", "test")
 
 
 def pixels(*shape: int, seed: int = 0) -> npt.NDArray[np.uint8]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ..files import atomic
 
 FOLDER = "sharp-maml-cache"
 Images = tuple[Tensor, Tensor]  # images uint8 [C, I, channels, H, W], counts int64 [C]
@@ -50,21 +51,10 @@ def _load(path: Path, key: str) -> Images | None:
 
 
 def _save(path: Path, key: str, images: Images) -> None:
-    try:
+    with suppress(OSError, SafetensorError):  # a read-only or a full disk: do without
         path.parent.mkdir(exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
-        os.close(handle)
-    except OSError:  # read-only: do without
-        return
-    try:
-        save_file({"images": images[0], "counts": images[1]}, partial, metadata={"sha256": _hash(key, images)})
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except (OSError, SafetensorError):  # a full disk: do without
-        os.unlink(partial)
-    except BaseException:
-        os.unlink(partial)
-        raise
+        with atomic(path) as partial:
+            save_file({"images": images[0], "counts": images[1]}, partial, metadata={"sha256": _hash(key, images)})
 
 
 def _hash(key: str, images: Images) -> str:

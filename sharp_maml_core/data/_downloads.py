@@ -11,7 +11,6 @@ import hashlib
 import os
 import pickle
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from collections import OrderedDict, defaultdict
@@ -22,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sharp_maml_core.errors import MissingData, UserError
+from sharp_maml_core.files import atomic
 
 GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 _TIMEOUT = 60  # seconds without a byte
@@ -57,22 +57,16 @@ def download_url(
         _refuse_unsafe_members(path, path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with atomic(path) as partial:
+        with partial.open("wb") as file:
             _stream(url, file, path)
-        arrived = _md5(Path(partial))
+        arrived = _md5(partial)
         if md5 is not None and arrived != md5:
             raise UserError(
                 f"{url} gave a file with MD5 {arrived} where {md5} was expected, and it was thrown away: the server "
                 f"may have sent an error page. Try again later, or fetch it by hand, save it as {path} and repeat."
             )
-        _refuse_unsafe_members(Path(partial), path)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+        _refuse_unsafe_members(partial, path)
 
 
 def download_file_from_google_drive(

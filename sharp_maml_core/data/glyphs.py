@@ -13,8 +13,6 @@ import argparse
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections import Counter
 from functools import lru_cache
 from importlib import metadata
@@ -30,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import invalid
+from ..files import atomic
 from . import roots
 from .scripts import Letter, choose_letters, render
 from .split import SPLITS, ImageSplit, check_name
@@ -162,20 +161,13 @@ def _read(path: Path, split: str) -> ImageSplit | None:
 
 
 def _write(path: Path, drawn: dict[str, ImageSplit]) -> None:
-    """Write all splits to a file of its own name and then put it in place: processes at work together do no harm."""
+    """Keep all splits in one file, whole or not at all: processes at work together do no harm."""
     records = {split: {"names": s.class_names, "digest": _digest(s)} for split, s in drawn.items()}
     # one entry of metadata only: several would be written in any order
     content = save({split: s.images for split, s in drawn.items()}, metadata={"splits": json.dumps(records)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".drawing-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private, but a data folder may be shared
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _digest(split: ImageSplit) -> str:

@@ -15,6 +15,7 @@ import torch
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
+from sharp_maml_core import files
 from sharp_maml_core.data import glyphs, scripts
 from sharp_maml_core.data.glyphs import INSTANCES, SPLITS, cache_path, load_glyphs
 from sharp_maml_core.data.split import ImageSplit
@@ -256,7 +257,7 @@ def test_a_failed_write_leaves_nothing_behind(
     def full(source: str, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(glyphs.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     monkeypatch.setattr(glyphs, "draw_glyphs", lambda seed: splits)
     assert load_glyphs("val", data_root=tmp_path).identity == splits["val"].identity
     assert not list((tmp_path / "glyphs").iterdir())

@@ -13,6 +13,7 @@ import argparse
 import json
 import multiprocessing
 import re
+import resource
 import statistics
 import sys
 import time
@@ -225,21 +226,25 @@ def peak_memory(shape: Shape, steps: int, device: str) -> dict[str, float]:
     return figures
 
 
-def _peak(shape: Shape, device: str) -> dict[str, float]:
-    def resident() -> float:
-        # Not getrusage's ru_maxrss, which a child process inherits from its parent.
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
+def most_resident() -> float:
+    """MiB of memory that this process had at its most."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not getrusage's ru_maxrss, which on Linux a child process inherits from its parent.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
+
+def _peak(shape: Shape, device: str) -> dict[str, float]:
     tiny = Shape((1, 16, 16), 2, n_tasks=1, inner_steps=1, inner_lr=0.1, n_query=1)
     ours(tiny, "maml", device)()  # loads the libraries
-    before = resident()
+    before = most_resident()
     iteration = ours(shape, "maml", device)
     for _ in range(2):
         iteration()
     if device != "cpu":
         return {"before": 0.0, "peak": torch.cuda.max_memory_allocated() / 2**20}
-    return {"before": before, "peak": resident()}
+    return {"before": before, "peak": most_resident()}
 
 
 def gradient_errors(shape: Shape, device: str) -> dict[str, Any]:

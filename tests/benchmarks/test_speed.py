@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks import speed
 from benchmarks.peer import Peer
 from benchmarks.speed import Shape, config_of, episode_of, report
 from sharp_maml_core import Conv4, build_learner
@@ -29,6 +31,14 @@ def test_the_benchmark_writes_its_figures_with_their_provenance(tmp_path: Path) 
     assert all(value["min"] <= value["median"] <= value["max"] for value in figures["seconds"].values())
     assert figures["gradient"]["float32"]["cosine"] > 0.999
     assert "| Torchmeta both |" in report(written["results"])
+
+
+def test_memory_is_measured_on_a_mac_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = speed.most_resident()
+    assert here > 10
+    monkeypatch.setattr(speed.sys, "platform", "darwin")
+    monkeypatch.setattr(speed.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=300 * 2**20))
+    assert speed.most_resident() == 300
 
 
 @pytest.mark.parametrize("benchmark", ["speed", "stacked"])

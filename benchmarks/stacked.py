@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from sharp_maml_core import MLP, Config, Conv4, Learner, build_learner, sample_episodes
+from sharp_maml_core import MLP, Config, Conv4, Learner, build_learner
 from sharp_maml_core.checks import at_least, check
 from sharp_maml_core.data import ImageSplit
 from sharp_maml_core.errors import UserError
@@ -32,7 +32,7 @@ from sharp_maml_core.precision import full_precision
 from sharp_maml_core.recorded import recorded
 from sharp_maml_core.results import device_name, provenance
 from sharp_maml_core.stacking import Run, Stack
-from sharp_maml_core.train import fresh_state
+from sharp_maml_core.train import draw_training_tasks, fresh_state
 
 RESULTS = Path(__file__).parent / "results"
 SIDE, N_WAY = 28, 5
@@ -88,8 +88,7 @@ def one_run(config: Config, learner: Learner, split: ImageSplit) -> Callable[[],
     outer = OuterStep(config.outer_optimizer, state.params, state.moments)
 
     def iterate() -> None:
-        sizes = {"n_way": config.n_way, "k_shot": config.k_shot, "n_query": config.n_query, "n_tasks": config.n_tasks}
-        episode = sample_episodes(split, **sizes, generator=generator, dtype=config.torch_dtype)
+        episode = draw_training_tasks(config, split, generator)
         grads, metrics = gradient(outer.params, episode, generator)
         torch.stack([norm(grads), *metrics.values()]).tolist()  # the wait for the device that the record needs
         outer(grads, config.outer_lr)

@@ -258,7 +258,9 @@ class Config:
         True, "on a GPU, record the meta-gradient as a CUDA graph and replay it; false: launch each kernel anew", EITHER
     )
     task_map: str = setting(
-        "auto", "go over tasks by loop or by vmap; auto: loop on CPU, vmap elsewhere", one_of("auto", "loop", "vmap")
+        "auto",
+        "go over tasks by loop or by vmap; auto: loop on CPU and for large images, else vmap",
+        one_of("auto", "loop", "vmap"),
     )
     task_chunk: int = setting(0, "tasks that vmap takes at once, which bounds the memory; 0: all", count(0))
 

@@ -94,10 +94,8 @@ def completeness_note(data: ImageSplit) -> str:
     return "" if len(data.images) == expected else f"{len(data.images)} of {expected} classes"
 
 
-def load_benchmark(
-    name: str, split: str, *, data_root: Path, download: bool = False, device: torch.device | str = "cpu"
-) -> ImageSplit:
-    """One split of a benchmark, whole, on `device`.
+def load_benchmark(name: str, split: str, *, data_root: Path, download: bool = False) -> ImageSplit:
+    """One split of a benchmark, whole, on the CPU.
 
     name       one of `BENCHMARKS`
     split      "train", "val" or "test": classes that no other split has
@@ -133,7 +131,7 @@ def load_benchmark(
     else:
         images, counts = read()
     names = tuple(label.split("/", 1)[1] if name == "omniglot" else label for label in labels)
-    return ImageSplit.from_images(images, names, f"{name}/{split}", counts).to(device)
+    return ImageSplit.from_images(images, names, f"{name}/{split}", counts)
 
 
 def load_sinusoid(split: str, *, seed: int = 0, n_functions: int = 10_000, n_points: int = 100) -> RegressionSplit:

@@ -42,7 +42,6 @@ def load_folder(
     *,
     seed: int = 0,
     image_size: int | tuple[int, int] | None = None,
-    device: torch.device | str = "cpu",
 ) -> ImageSplit:
     """One split of a folder of images: uint8 [classes, most instances, 1 or 3, H, W], padded with zeros.
 
@@ -56,7 +55,6 @@ def load_folder(
         seed: of the division of classes where the folder does not make it, at least 0.
         image_size: None where all images have one size, else resize all to this, (height, width) or one number for
             both. Antialiased; proportions are not kept.
-        device: where the tensors go.
 
     Raises:
         UserError: no such folder, a layout that is not understood, images that cannot be read or do not fit together
@@ -72,12 +70,10 @@ def load_folder(
     _report(problems, root, "Remove these, or put images into class folders.")
     files = [file for classes in splits.values() for one in classes for file in one.files]
     size, channels = _common_format(files, size, root)
-    return _decode(splits[split], size, channels, f"{root.resolve().name}/{split}", root).to(device)
+    return _decode(splits[split], size, channels, f"{root.resolve().name}/{split}", root)
 
 
-def load_array(
-    array: Array | Mapping[str, Array], split: str, *, seed: int = 0, device: torch.device | str = "cpu"
-) -> ImageSplit:
+def load_array(array: Array | Mapping[str, Array], split: str, *, seed: int = 0) -> ImageSplit:
     """One split of a NumPy array or tensor, uint8 [classes, instances, channels, H, W].
 
     Classes are split 64 / 16 / 20 % by the seed, or as a dict {"train": array, "val": array, "test": array} says;
@@ -102,7 +98,7 @@ def load_array(
     names, keys, rows = zip(*divided[split], strict=True)
     part = parts[keys[0]][list(rows)]  # a copy: later changes to the caller's array change nothing here
     images = part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.ascontiguousarray(part))
-    return ImageSplit.from_images(images.contiguous(), names, f"array/{split}").to(device)
+    return ImageSplit.from_images(images.contiguous(), names, f"array/{split}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ FEATURES, HEAD = "features.", "head."
 """Where the two parts of Eq. 19, theta_r and theta_c, are found in a module's parameter names."""
 CONTEXT = "context"
 """What a parameter is called, in whatever submodule, that CAVIA adapts."""
+DROPOUTS = {(nn.modules.dropout._DropoutNd,): "p", (nn.MultiheadAttention, nn.RNNBase): "dropout"}
+"""What the rate is called of modules that drop out at random."""
 
 
 class Network:
@@ -30,20 +32,22 @@ class Network:
         if not isinstance(module, nn.Module):
             raise invalid("model", module, "an instance of torch.nn.Module", "Call its class to make one.")
         for name, child in module.named_modules():
+            where = f"model.{name}" if name else "model"
             if getattr(child, "track_running_stats", False):
                 raise invalid(
-                    f"model.{name}.track_running_stats",
+                    f"{where}.track_running_stats",
                     True,
                     "False: running statistics are state, and meta-learning normalises by the episode",
                     f"Build {type(child).__name__} with track_running_stats=False, or use sharp_maml_core.EpisodeNorm.",
                 )
-            if isinstance(child, nn.modules.dropout._DropoutNd) and child.p > 0:
-                raise invalid(
-                    f"model.{name}.p",
-                    child.p,
-                    "0: exact meta-gradients evaluate the model twice at one point and need one answer",
-                    "Remove the dropout.",
-                )
+            for kinds, rate in DROPOUTS.items():
+                if isinstance(child, kinds) and getattr(child, rate) > 0:
+                    raise invalid(
+                        f"{where}.{rate}",
+                        getattr(child, rate),
+                        "0: exact meta-gradients evaluate the model twice at one point and need one answer",
+                        "Remove the dropout.",
+                    )
         if next(module.parameters(), None) is None:
             raise invalid("model", type(module).__name__, "a module with parameters: there is nothing to learn in it")
         for name, parameter in module.named_parameters():

@@ -39,6 +39,12 @@ def test_dropout_is_refused_with_the_fix(layer):
         Network(nn.ModuleDict({"body": layer}))
 
 
+@pytest.mark.parametrize("layer", [nn.MultiheadAttention(4, 2, dropout=0.1), nn.LSTM(4, 4, 2, dropout=0.1)])
+def test_dropout_within_a_layer_is_refused_too(layer):
+    with pytest.raises(UserError, match=r"^model\.dropout=0\.1 is not allowed.*Remove the dropout\.$"):
+        Network(layer)
+
+
 def test_a_frozen_parameter_is_refused_with_the_fix():
     """It would be drawn anew, adapted and learned like any other."""
     model = TanhNet()
@@ -48,7 +54,9 @@ def test_a_frozen_parameter_is_refused_with_the_fix():
         Network(model)
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4, track_running_stats=False), nn.Dropout(0.0), nn.GroupNorm(2, 4)])
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(4, track_running_stats=False), nn.Dropout(0.0), nn.GroupNorm(2, 4), nn.LSTM(4, 4)]
+)
 def test_layers_without_state_and_chance_are_accepted(layer):
     Network(nn.Sequential(nn.Linear(4, 4), layer))
 

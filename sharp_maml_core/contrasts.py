@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .published import NORMAL, Result, interval, settings
+from .evaluate import Z95
+from .published import Result, interval, settings
 
 FREE_OF_RADII = ("variant", "alpha_low", "alpha_up", "iterations")
 
@@ -31,7 +32,7 @@ def generalization_error(runs: Sequence[Result]) -> Gap | None:
         return None
     gaps = [100 * (run["train"]["mean"] - run["best"]["mean"]) for run in runs]
     reach = [100 * math.hypot(run["train"]["interval_95"], run["best"]["interval_95"]) for run in runs]
-    of_tasks = sum(reach) / len(reach) / NORMAL  # which the seeds share: more of them take nothing off it
+    of_tasks = sum(reach) / len(reach) / Z95  # which the seeds share: more of them take nothing off it
     return Gap(sum(gaps) / len(gaps), interval(gaps, of_tasks), tuple(run["seed"] for run in runs))
 
 

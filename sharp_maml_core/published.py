@@ -20,12 +20,12 @@ import numpy as np
 from . import crossed
 from .config import config_from
 from .errors import UserError, invalid
+from .evaluate import Z95
 from .rundir import FREE_TO_CHANGE
 
 PROVENANCE = ("command", "finished", "commit", "source_sha256", "device", "packages", "system", "data")
 FIGURES = ("metric", "best", "seed", "config", "iterations", "eval_tasks", "seconds")
 SEEDS = 3
-NORMAL = 1.96  # standard errors in a run's own interval, which is over its test tasks
 PAPER, SINGLE = "paper", "single"
 METHODS = {"matching": "matching-nets"}
 """How the paper's tables call a variant, where it is not by its name."""
@@ -110,7 +110,7 @@ def candidates(results: Iterable[Result], setting: Setting) -> list[list[Result]
 def average(runs: list[Result]) -> Ours:
     """The figures of runs that differ in their seed only."""
     means = [100 * run["best"]["mean"] for run in runs]
-    of_tasks = 100 * sum(run["best"]["interval_95"] for run in runs) / len(runs) / NORMAL
+    of_tasks = 100 * sum(run["best"]["interval_95"] for run in runs) / len(runs) / Z95
     known = len(runs) > 1 and all("test" in run for run in runs)
     return Ours(
         sum(means) / len(means),

@@ -163,6 +163,29 @@ def find_run(cells: list[Cell], name: str) -> Run:
 
 def _group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[str, dict[str, Any]]) -> Iterator[Cell]:
     """The cells of a group; `above` has the settings of those before it, and gets its own."""
+    where = _check_group(given, schedules, above)
+    shared = above.get(given.get("like", ""), {}) | given.get("settings", {})
+    above[given["name"]] = shared
+    for entry in given["cell"]:
+        _is(f"cell of {where}", entry, dict, 'a table, as { variant = "maml" }')
+        _known(f"cell of {where}", entry, IN_A_CELL)
+        for name, values in _grid(entry):
+            _is_name(f"name of a cell of {where}", name)
+            cell = Cell(
+                f"{given['name']}-{name}",
+                given["name"],
+                schedules[given["schedule"]],
+                shared | values,
+                tuple(given.get("seeds", SEEDS)),
+                given.get("table", 0),
+                given.get("figure", 0),
+            )
+            _check_cell(where, cell)
+            yield cell
+
+
+def _check_group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[str, dict[str, Any]]) -> str:
+    """What the group is called in errors. Raises UserError for what is wrong with it, but for its cells."""
     _is("group", given, dict, "a list of tables, as [[group]]")
     where = f"group {given.get('name', '?')}"
     _known(where, given, GROUP)
@@ -177,39 +200,27 @@ def _group(given: dict[str, Any], schedules: dict[str, Schedule], above: dict[st
     _known(f"settings of {where}", given.get("settings", {}), SETTABLE)
     if "like" in given:
         _one_of(f"like of {where}", given["like"], above)
-    shared = above.get(given.get("like", ""), {}) | given.get("settings", {})
-    above[given["name"]] = shared
-    table, figure, seeds = given.get("table", 0), given.get("figure", 0), given.get("seeds", list(SEEDS))
-    if table:
-        _one_of(f"table of {where}", table, paper_tables.TABLES)
+    if given.get("table", 0):
+        _one_of(f"table of {where}", given["table"], paper_tables.TABLES)
+    seeds = given.get("seeds", [])
     for seed in seeds:
         _is(f"seed of {where}", seed, int, "an integer")
     _alone(f"seed of {where}", seeds)
-    for entry in given["cell"]:
-        _is(f"cell of {where}", entry, dict, 'a table, as { variant = "maml" }')
-        _known(f"cell of {where}", entry, IN_A_CELL)
-        for name, values in _grid(entry):
-            _is_name(f"name of a cell of {where}", name)
-            if "variant" not in shared | values:
-                raise invalid(f"cell {name} of {where}", sorted(shared | values), "a cell with a variant")
-            cell = Cell(
-                f"{given['name']}-{name}",
-                given["name"],
-                schedules[given["schedule"]],
-                shared | values,
-                tuple(seeds),
-                table,
-                figure,
+    return where
+
+
+def _check_cell(where: str, cell: Cell) -> None:
+    """Raise UserError for settings that are not allowed, or of which no result file can be made."""
+    if "variant" not in cell.settings:
+        raise invalid(f"cell {cell.name} of {where}", sorted(cell.settings), "a cell with a variant")
+    for seed in cell.seeds:
+        if cell.config(seed).dataset == "sinusoid":  # config checks the values
+            raise invalid(
+                f"dataset of {where}",
+                "sinusoid",
+                "one of images: a result holds the number of right answers, and a regression has none to count",
+                "Train it by itself, with python -m sharp_maml_core train.",
             )
-            for seed in seeds:
-                if cell.config(seed).dataset == "sinusoid":  # config checks the values
-                    raise invalid(
-                        f"dataset of {where}",
-                        "sinusoid",
-                        "one of images: a result holds the number of right answers, and a regression has none to count",
-                        "Train it by itself, with python -m sharp_maml_core train.",
-                    )
-            yield cell
 
 
 def _grid(entry: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -58,7 +58,7 @@ def load(folder: Path, text: str) -> list[Cell]:
         ('{ variant = "maml" }, ', '"maml", ', "cell of group g='maml' .* a table, as"),
         ('{ variant = "maml" }, ', "3, ", "cell of group g=3 .* a table, as"),
         ('{ variant = "maml" }', "{ variant = 3 }", "variant=3 is not allowed"),
-        ('{ variant = "maml" }', '{ name = "x" }', "cell x of group g=.* a cell with a variant"),
+        ('{ variant = "maml" }', '{ name = "x" }', "cell g-x of group g=.* a cell with a variant"),
         ('[schedule.tiny]\ndevice = "cpu"\nabout = "for tests"', "[schedule]\ntiny = 3", "schedule tiny=3 .* a table"),
         ('device = "cpu"', 'device = "gpu"', "device of schedule tiny='gpu' .* one of cpu, cuda"),
         ("[[group]]", "[group]", r"it must be a list of tables, as \[\[group\]\]"),

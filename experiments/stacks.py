@@ -45,17 +45,7 @@ def work(
     Started again it goes on where it stopped. `at_once` is that of `run_stack`. Raises UserError for a variant that
     cannot be stacked, DeviceLost for a GPU that failed, and KeyboardInterrupt, after checkpoints, when interrupted.
     """
-    failed = []
-    for run in runs:
-        state = store.state(run)
-        trouble = unusable(run, store, state)
-        if trouble:
-            failed.append(run.name)
-            say(trouble)
-        elif state == DIVERGED:
-            say(left_alone(run, store))
-        elif state in (MISSING, BEGUN) and in_use(store.folder(run)):
-            say(f"in use   {run.name}: another process works in {store.folder(run)}")
+    failed = _left_out(runs, store, say)
     for stack in stacks([run for run in runs if run.name not in failed], store):
         say(f"begun    {len(stack)} together: {', '.join(run.name for run in stack)}")
         failures: dict[Path, str] = {}
@@ -74,20 +64,38 @@ def work(
             failed += [run.name for run in stack]
             say(f"failed   {', '.join(run.name for run in stack)}: {error}")
             continue
-        for run in stack:
-            failure = failures.get(store.folder(run))
-            if failure is not None:
-                say(f"diverged {run.name}: {failure}")
-                note_partial(run, store, device, diverged=failure)
-                failed.append(run.name)
-                continue
-            try:
-                collect(run, store, device)
-            except DeviceLost:
-                raise
-            except UserError as error:
-                failed.append(run.name)
-                say(f"failed   {run.name}: {error}")
-            else:
-                say(f"done     {run.name}: {store.path(run)}")
+        failed += [run.name for run in stack if not _done(run, store, device, failures.get(store.folder(run)), say)]
     return failed
+
+
+def _left_out(runs: list[Run], store: Store, say: Callable[[str], None]) -> list[str]:
+    """Say which runs are left as they are; the names of those that only the user can mend."""
+    failed = []
+    for run in runs:
+        state = store.state(run)
+        trouble = unusable(run, store, state)
+        if trouble:
+            failed.append(run.name)
+            say(trouble)
+        elif state == DIVERGED:
+            say(left_alone(run, store))
+        elif state in (MISSING, BEGUN) and in_use(store.folder(run)):
+            say(f"in use   {run.name}: another process works in {store.folder(run)}")
+    return failed
+
+
+def _done(run: Run, store: Store, device: str, failure: str | None, say: Callable[[str], None]) -> bool:
+    """Collect a run of a stack that has ended, or note that it diverged, and say so; whether it has its result."""
+    if failure is not None:
+        say(f"diverged {run.name}: {failure}")
+        note_partial(run, store, device, diverged=failure)
+        return False
+    try:
+        collect(run, store, device)
+    except DeviceLost:
+        raise
+    except UserError as error:
+        say(f"failed   {run.name}: {error}")
+        return False
+    say(f"done     {run.name}: {store.path(run)}")
+    return True

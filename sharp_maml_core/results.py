@@ -110,12 +110,18 @@ def device_name(device: torch.device) -> str:
     """The model of the GPU or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    return f"{_cpu()}, {os.cpu_count()} cores"
+
+
+def _cpu() -> str:
     try:
+        if sys.platform == "darwin":  # where platform.processor() tells no Mac from another
+            line = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores"
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, subprocess.CalledProcessError):
+        return platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
@@ -141,6 +142,19 @@ def test_the_time_is_utc() -> None:
 def test_the_cpu_has_a_name_and_its_cores() -> None:
     assert re.fullmatch(r"\S.*, \d+ cores", results.device_name(CPU))
     assert results.provenance(CPU)["device"] == results.device_name(CPU)
+
+
+def test_a_mac_is_named_by_its_chip_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    monkeypatch.setattr(subprocess, "run", lambda line, **options: subprocess.CompletedProcess(line, 0, "Apple M2\n"))
+    assert results.device_name(CPU).startswith("Apple M2, ")
+
+    def no_sysctl(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "run", no_sysctl)
+    assert results.device_name(CPU).startswith("arm, ")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

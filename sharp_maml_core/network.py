@@ -23,7 +23,7 @@ DROPOUTS = {(nn.modules.dropout._DropoutNd,): "p", (nn.MultiheadAttention, nn.RN
 class Network:
     """A module without state of its own: theta is always an argument.
 
-    dtype, device  of the parameters it will be given: its buffers are moved there; None: they stay as they are
+    dtype, device  of the parameters that `init` gives, and of the buffers; None: as they are in the module
 
     Raises UserError for what is no module, or not a function of its parameters and input, or has no parameters.
     """
@@ -58,6 +58,7 @@ class Network:
                     "True: `init` draws every parameter anew, and tasks and the outer loop change it",
                     "Make what stays as it is a buffer: `register_buffer`.",
                 )
+        self._dtype, self._device = dtype, device
         self._module = copy.deepcopy(module)
         for child in self._module.modules():  # parameters stay: each layer's rule draws them in their own type
             for name, buffer in child.named_buffers(recurse=False):
@@ -96,7 +97,7 @@ class Network:
         """Names and shapes of all parameters called `context`."""
         return {name: shape for name, shape in self.shapes.items() if name.split(".")[-1] == CONTEXT}
 
-    def init(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Params:
+    def init(self, generator: torch.Generator) -> Params:
         """Fresh parameters by each layer's own rule; layers without a rule (`reset_parameters`) keep their values."""
         module = copy.deepcopy(self._module)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
@@ -107,7 +108,8 @@ class Network:
                 if callable(reset):
                     reset()
         return {
-            name: value.detach().clone().to(device=device, dtype=dtype) for name, value in module.named_parameters()
+            name: value.detach().clone().to(device=self._device, dtype=self._dtype)
+            for name, value in module.named_parameters()
         }
 
     def forward(self, params: Params, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from sharp_maml_core.sharpness import perturbation
 
 
 def start(model, seed=1):
-    return moved(Network(model).init(seeded(seed), torch.float64, torch.device("cpu")))
+    return moved(Network(model, torch.float64).init(seeded(seed)))
 
 
 def log_det(model, params, x, y, damping, loss=F.cross_entropy):

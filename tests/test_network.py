@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def init(module, seed=0, dtype=torch.float64):
-    return Network(module).init(seeded(seed), dtype, CPU)
+    return Network(module, dtype, CPU).init(seeded(seed))
 
 
 # --- what is not a function of its parameters ---------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_parameters_depend_on_the_generator_alone():
 
 def test_a_generator_goes_on():
     generator, network = seeded(3), Network(MLP(1, 1))
-    first, second = (network.init(generator, torch.float64, CPU) for _ in range(2))
+    first, second = (network.init(generator) for _ in range(2))
     assert not any(torch.equal(value, second[name]) for name, value in first.items())
 
 
@@ -184,8 +184,8 @@ def test_buffers_are_on_the_settings_device():
 
 
 def test_a_buffer_moves_no_draw():
-    moved = Network(Projected(), torch.float64, CPU).init(seeded(0), torch.float64, CPU)
-    assert equal(moved, init(Projected()))
+    stayed = Network(Projected()).init(seeded(0))
+    assert equal(init(Projected()), {name: value.double() for name, value in stayed.items()})
 
 
 class Headless(nn.Module):

@@ -122,7 +122,7 @@ def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
             return params
 
     def init(generator: torch.Generator) -> Params:
-        drawn = [network.init(generator, config.torch_dtype, config.torch_device) for _ in range(n_particles)]
+        drawn = [network.init(generator) for _ in range(n_particles)]
         return {
             name: torch.stack([each[name] for each in drawn]) if own(name) else value
             for name, value in drawn[0].items()

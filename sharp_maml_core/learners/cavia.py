@@ -74,7 +74,7 @@ def cavia(config: Config, network: Network, loss: Loss) -> Learner:
             return params | adapt(test_rule, problem, c, theta)
 
     def init(generator: torch.Generator) -> Params:
-        params = network.init(generator, config.torch_dtype, config.torch_device)
+        params = network.init(generator)
         return select(params, lambda name: name not in shapes)
 
     return Learner(init, outer_gradient(whole), adapt_one, network.forward, recordable=True)

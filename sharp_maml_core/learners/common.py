@@ -98,6 +98,6 @@ def trial(config: Config, network: Network, split: Split, n: int = 7) -> tuple[P
     Seven, lest the samples be as many as an image's channels and pass for them.
     """
     generator = torch.Generator().manual_seed(0)
-    params = network.init(generator, config.torch_dtype, config.torch_device)
+    params = network.init(generator)
     x = torch.randn((n, *split.shape), generator=generator, dtype=config.torch_dtype)
     return params, x.to(config.torch_device)

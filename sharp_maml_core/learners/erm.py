@@ -83,7 +83,7 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
         return F.linear(network.features(fast, query_x).flatten(1), fast[WEIGHT], fast[BIAS])
 
     return Learner(
-        init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
+        init=network.init,
         gradient=outer_gradient(whole),
         adapt=adapt,
         predict=predict,

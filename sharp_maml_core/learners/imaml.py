@@ -86,7 +86,7 @@ def imaml(config: Config, network: Network, loss: Loss) -> Learner:
             return minimise(params, support_x, support_y, config.eval_inner_steps or config.inner_steps)
 
     return Learner(
-        init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
+        init=network.init,
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,

@@ -87,7 +87,7 @@ def llama(config: Config, network: Network, loss: Loss) -> Learner:
         layer_shapes(network.forward, *trial(config, network, train))
 
     return Learner(
-        init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
+        init=network.init,
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,

@@ -134,9 +134,7 @@ def maml(config: Config, network: Network, loss: Loss) -> Learner:
             return params | adapt(test_rule, problem, fast, context, _per_step(masks, test_rule))
 
     return Learner(
-        init=lambda generator: started(
-            config, network.init(generator, config.torch_dtype, config.torch_device), config.n_way
-        ),
+        init=lambda generator: started(config, network.init(generator), config.n_way),
         gradient=outer_gradient(whole),
         adapt=adapt_one,
         predict=network.forward,

@@ -73,7 +73,7 @@ def mamlpp(config: Config, network: Network, loss: Loss) -> Learner:
         return name not in per_step and (config.adapt_norm or name not in network.norm_names)
 
     def init(generator: torch.Generator) -> Params:
-        params = network.init(generator, config.torch_dtype, config.torch_device)
+        params = network.init(generator)
         rates = {RATE + name: value.new_full((steps,), config.inner_lr) for name, value in params.items()}
         own = {name: torch.stack([value] * steps) for name, value in params.items() if name in per_step}
         return params | own | select(rates, lambda name: adapted(name.removeprefix(RATE)))

@@ -60,7 +60,7 @@ def matching(config: Config, network: Network, loss: Loss) -> Learner:
         )
 
     def init(generator: torch.Generator) -> Params:
-        params = network.init(generator, config.torch_dtype, config.torch_device)
+        params = network.init(generator)
         scale = torch.tensor(math.log(config.matching_scale), dtype=config.torch_dtype, device=config.torch_device)
         return select(params, lambda name: name.startswith(FEATURES)) | {LOG_SCALE: scale}
 

@@ -94,7 +94,7 @@ def reptile(config: Config, network: Network, loss: Loss) -> Learner:
             return add_scaled(params, way, -1.0)
 
     return Learner(
-        init=lambda generator: network.init(generator, config.torch_dtype, config.torch_device),
+        init=network.init,
         gradient=gradient,
         adapt=adapt,
         predict=network.forward,

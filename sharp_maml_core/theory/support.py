@@ -86,8 +86,8 @@ def conv4_task(split: ImageSplit, *, k_shot: int = 1, filters: int = 64, seed: i
     """
     episode = _episode(split, k_shot, seed)
     model = Conv4(split.shape, N_WAY, filters)
-    network = Network(model)
-    params = network.init(torch.Generator().manual_seed(seed), torch.float64, torch.device("cpu"))
+    network = Network(model, torch.float64)
+    params = network.init(torch.Generator().manual_seed(seed))
     x, y = episode.support_x[0], episode.support_y[0]
     best = _smoothed(y).log()
     features = F.pad(network.features(params, x), (0, 1), value=1.0)  # [n, features + 1]
@@ -107,7 +107,7 @@ def mlp_task(split: ImageSplit, *, k_shot: int = 5, hidden: int = 8, seed: int =
         nn.AvgPool2d(4), nn.Flatten(), nn.Linear(split.shape[0] * (height // 4) * (width // 4), hidden),
         nn.Tanh(), nn.Linear(hidden, N_WAY),
     )  # fmt: skip
-    start = Network(model).init(torch.Generator().manual_seed(seed), torch.float64, torch.device("cpu"))
+    start = Network(model, torch.float64).init(torch.Generator().manual_seed(seed))
     loss, vector = as_vector(support_loss(Task(model, episode, start)), start)
     _, rebuild = flattened(start)
     return _checked(Task(model, episode, rebuild(descend(loss, vector, small=1e-12))))

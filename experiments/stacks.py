@@ -88,7 +88,10 @@ def _done(run: Run, store: Store, device: str, failure: str | None, say: Callabl
     """Collect a run of a stack that has ended, or note that it diverged, and say so; whether it has its result."""
     if failure is not None:
         say(f"diverged {run.name}: {failure}")
-        note_partial(run, store, device, diverged=failure)
+        try:
+            note_partial(run, store, device, diverged=failure)
+        except OSError as error:  # a full disk costs the note, not the other runs
+            say(f"unnoted  {run.name}: {error}")
         return False
     try:
         collect(run, store, device)

@@ -68,6 +68,25 @@ def test_a_run_that_diverges_is_noted_and_the_others_are_collected(
     assert [line.split()[0] for line in said] == ["begun", "diverged", "done"]
 
 
+def test_a_note_that_cannot_be_written_costs_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, runs = tiny(tmp_path)
+    bad, good = runs["g-maml-seed0"], runs["g-maml-seed1"]
+
+    def run_stack(configs: object, *, folders: list[Path], **options: object) -> None:
+        run_experiment(good.cell.config(1, "cpu"), folders[1], progress=False)
+        raise Diverged("g-maml-seed0: not finite", {folders[0]: "not finite"})
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stacks, "run_stack", run_stack)
+    monkeypatch.setattr(stacks, "note_partial", full)
+    said: list[str] = []
+    assert stacks.work([bad, good], store, device="cpu", progress=False, say=said.append) == ["g-maml-seed0"]
+    assert store.state(good) == DONE
+    assert [line.split()[0] for line in said] == ["begun", "diverged", "unnoted", "done"]
+
+
 def test_each_of_several_that_diverge_is_noted_with_its_own_reason(tmp_path: Path) -> None:
     path = tiny(tmp_path)[0].cells
     path.write_text(path.read_text().replace("inner_steps = 1", "inner_steps = 1, inner_lr = 1e30"))

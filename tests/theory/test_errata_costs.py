@@ -10,7 +10,7 @@ from sharp_maml_core.theory.errata import costs as errata
 FIRST = 2 * 16**2 * 9 * 3 * 64
 FORWARD = FIRST + 2 * (8**2 + 4**2 + 2**2) * 9 * 64 * 64 + 2 * 64 * 5
 GRADIENT = 3 * FORWARD - FIRST  # forward, by the weights, by the inputs of all layers but the first
-PRODUCT = 6 * FORWARD - 3 * FIRST  # the same backwards again, on what the gradient has kept
+PRODUCT = 6 * FORWARD - 4 * FIRST  # the same backwards again, on what the gradient has kept; images have no derivative
 
 
 def maml(steps: int = 5, support: int = 5, query: int = 75) -> int:

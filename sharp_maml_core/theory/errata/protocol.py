@@ -114,10 +114,11 @@ def reproduced_maml_on_omniglot() -> Figures:
     r"""Appendix E: the reproduced MAML's 91.77% in 20-way 1-shot "is close to that of MAML++". Slip.
 
     MAML++ has 97.65 there, and Finn et al. report 95.8 +- 0.3 for MAML, in 5-shot 98.9 +- 0.2. The best Sharp-MAML is
-    below that MAML in both settings, by more than the gain over the reproduced one. If Antoniou et al.'s own rerun of
-    MAML is meant, that should be said. An inner rate N times smaller (`finns_protocol`) is a possible reason.
+    below that MAML in both settings, by more than the gain over the reproduced one. Antoniou et al.'s own rerun of MAML
+    is probably meant, which should be said. An inner rate N times smaller (`finns_protocol`) is a possible reason for
+    the gap to Finn et al.
 
-    Repaired: 4 points below Finn et al.'s, 6 below MAML++.
+    Repaired: 4 points below Finn et al.'s, 6 below MAML++; close to another rerun of MAML, if that is named.
     """
     return {
         "points_below_maml_plus_plus_1_shot": reported("maml++", 4).accuracy - accuracy(4, "maml"),

@@ -25,7 +25,7 @@ from ..results import provenance
 from .compared import ERM, compare
 from .directions import random_frame
 from .prominence import prominences
-from .slices import take_slice
+from .slices import finite_range, take_slice
 from .stored import ERM_STEPS, digest
 from .summary import Mean, mean_of
 
@@ -38,7 +38,10 @@ VALLEY = 0.01
 
 
 class Count(NamedTuple):
-    """Over the tasks, of one function around one model: local minima, those deeper than VALLEY, the losses' range."""
+    """Over the tasks, of one function around one model: local minima, those deeper than VALLEY, the losses' range.
+
+    The range is over tasks with finite losses, and NaN, of none, where there are none.
+    """
 
     minima: Mean
     valleys: Mean
@@ -48,7 +51,9 @@ class Count(NamedTuple):
 def count_task(
     settings: dict[str, Any], task_seed: int, data_root: str | None = None, progress: bool = False
 ) -> dict[str, Any]:
-    """The minima of one task: of each pair how many, the finite prominences, and the range of the losses.
+    """The minima of one task: of each pair how many, the finite prominences, and the range of the finite losses.
+
+    The range is None on a plane without a finite loss, which has no minima either.
 
     task_seed  also of the directions
     """
@@ -68,11 +73,11 @@ def count_task(
         frame = random_frame(compared.models[model], task_seed)
         title = f"task {task_seed}: {name}"
         cut = take_slice(compared.functions[function], frame, centre=title, points=points, progress=progress)
-        climbs = prominences(cut)
+        climbs, losses = prominences(cut), finite_range(cut)
         found[name] = {
             "minima": len(climbs),
             "prominences": sorted(round(climb, 6) for climb in climbs if climb < math.inf),
-            "range": [round(float(cut.losses.min()), 6), round(float(cut.losses.max()), 6)],
+            "range": losses and [round(loss, 6) for loss in losses],
         }
     return found
 
@@ -101,10 +106,11 @@ def counts(values: dict[str, Any]) -> dict[str, Count]:
             sum(climb > VALLEY for climb in task["prominences"]) + task["minima"] - len(task["prominences"])
             for task in tasks
         ]
+        spreads = [task["range"][1] - task["range"][0] for task in tasks if task["range"] is not None]
         found[name] = Count(
             mean_of([task["minima"] for task in tasks]),
             mean_of(valleys),
-            mean_of([task["range"][1] - task["range"][0] for task in tasks]),
+            mean_of(spreads) if spreads else Mean(math.nan, math.nan, 0),
         )
     return found
 

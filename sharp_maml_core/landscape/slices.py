@@ -121,6 +121,20 @@ def local_minima(cut: Slice) -> Tensor:
     return ((windows[..., middle : middle + 1] < around).all(-1)).nonzero() + 1  # NaN is below nothing
 
 
+def finite_range(cut: Slice) -> tuple[float, float] | None:
+    """The lowest and the highest of the losses that are finite; None where none is."""
+    losses = cut.losses[cut.losses.isfinite()]
+    return (float(losses.min()), float(losses.max())) if len(losses) else None
+
+
+def describe_range(cut: Slice) -> str:
+    """The same in words, as `0.1234 to 2.3456`, and how many losses are not finite, where some are not."""
+    found, bad = finite_range(cut), int((~cut.losses.isfinite()).sum())
+    if found is None:
+        return "nowhere finite"
+    return f"{found[0]:.4f} to {found[1]:.4f}" + (f" ({bad} not finite)" if bad else "")
+
+
 def gram(frame: Frame) -> tuple[tuple[float, ...], ...]:
     """The inner products of the frame's axes, computed in float64."""
     axes = [{name: value.double() for name, value in axis.items()} for axis in frame.axes.values()]

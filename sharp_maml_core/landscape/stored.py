@@ -23,7 +23,7 @@ from ..params import Params
 from ..results import provenance
 from .compared import ERM, FUNCTIONS, Compared, compare, steep_frame
 from .directions import random_frame
-from .slices import Slice, from_json, local_minima, take_slice, to_json
+from .slices import Slice, describe_range, from_json, local_minima, take_slice, to_json
 
 VARIANTS = ("maml", "low", "up", "both")
 RANDOM, STEEP = "random", "steep"
@@ -202,11 +202,9 @@ def origin(provenance: dict[str, Any]) -> str:
 
 def describe(stored: Stored) -> str:
     """The slice's figures in one line."""
-    losses = stored.cut.losses
     return (
-        f"{stored.recipe.name}: loss {stored.cut.origin_loss:.4f} at the origin, {losses.min():.4f} to "
-        f"{losses.max():.4f} on {'x'.join(str(len(c)) for c in stored.cut.coordinates)} points, "
-        f"{len(local_minima(stored.cut))} local minima"
+        f"{stored.recipe.name}: loss {stored.cut.origin_loss:.4f} at the origin, {describe_range(stored.cut)} on "
+        f"{'x'.join(str(len(c)) for c in stored.cut.coordinates)} points, {len(local_minima(stored.cut))} local minima"
     )
 
 

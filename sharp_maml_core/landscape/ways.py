@@ -25,7 +25,7 @@ from ..models import loss_for, model_for
 from ..params import Params
 from ..results import provenance
 from .directions import Trajectory, principal_plane
-from .slices import Slice, covering, from_json, take_slice, to_json
+from .slices import Slice, covering, describe_range, from_json, take_slice, to_json
 from .surfaces import maml_surface, plain_maml
 
 TASKS = 8
@@ -147,7 +147,6 @@ def run(options: argparse.Namespace) -> int:
     first, second = way.trajectory.explained
     print(
         f"{path.stem}: {len(way.trajectory.iterations)} points, {first:.1%} and {second:.1%} of their variance in the "
-        f"plane, at most {way.trajectory.distances.max():.3g} beside it; loss {way.cut.losses.min():.4f} to "
-        f"{way.cut.losses.max():.4f}"
+        f"plane, at most {way.trajectory.distances.max():.3g} beside it; loss {describe_range(way.cut)}"
     )
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from sharp_maml_core.landscape import compared, counted, stored, ways
 from sharp_maml_core.landscape.__main__ import main
 from sharp_maml_core.landscape.compared import compare, steep_frame
 from sharp_maml_core.landscape.directions import random_frame
-from sharp_maml_core.landscape.slices import take_slice
+from sharp_maml_core.landscape.slices import Slice, take_slice
 from sharp_maml_core.landscape.surfaces import plain_maml
 from sharp_maml_core.params import dot, norm
 
@@ -25,6 +26,11 @@ NAME = "random-maml-at-maml"
 @pytest.fixture(scope="module")
 def glyphs():
     return compare("glyphs", ("maml", "both"), erm_steps=3)
+
+
+def plane_of(losses: torch.Tensor) -> Slice:
+    axes = tuple(torch.arange(n, dtype=torch.float64) for n in losses.shape)
+    return Slice("made up", ("x", "y"), axes, ((1.0, 0.0), (0.0, 1.0)), losses, 0.0, {})
 
 
 def slices(out: Path, *arguments: str) -> int:
@@ -189,6 +195,30 @@ def test_the_lowest_minimum_counts_as_a_valley_and_dimples_do_not() -> None:
     found = counted.counts(values)["maml-at-erm"]
     assert (found.minima.mean, found.valleys.mean, found.spread.mean) == (2.0, 1.0, 2.0)
     assert found.valleys.interval > 0
+
+
+def test_the_range_is_that_of_the_finite_losses_and_says_where_there_are_none(monkeypatch, glyphs) -> None:
+    monkeypatch.setattr(counted, "compare", lambda *given, **named: glyphs)
+
+    def one_task(*losses):
+        plane = torch.tensor(losses).reshape(2, 2)
+        monkeypatch.setattr(counted, "take_slice", lambda *given, **named: plane_of(plane))
+        return counted.count_task({"dataset": "glyphs", "points": 2, "model_seed": 0, "erm_steps": 3}, 0)
+
+    holed, empty = one_task(1.0, math.nan, 3.5, 2.0), one_task(*[math.nan] * 4)
+    json.dumps([holed, empty], allow_nan=False)  # as the file is written
+    assert (holed["maml-at-maml"]["range"], empty["maml-at-maml"]["range"]) == ([1.0, 3.5], None)
+    assert counted.counts({"tasks": [holed, empty]})["maml-at-maml"].spread == (2.5, math.inf, 1)
+    nothing = counted.counts({"tasks": [empty, empty]})["maml-at-maml"].spread
+    assert math.isnan(nothing.mean)
+    assert nothing.n == 0
+
+
+def test_a_stored_slice_with_losses_that_are_not_finite_is_described_by_the_others() -> None:
+    found = stored.Stored(stored.RECIPES[0], plane_of(torch.tensor([[1.0, math.nan], [3.5, 2.0]])), 0.05, {}, {})
+    assert "1.0000 to 3.5000 (1 not finite) on 2x2 points" in stored.describe(found)
+    nowhere = found._replace(cut=plane_of(torch.full((2, 2), math.nan)))
+    assert ", nowhere finite on 2x2 points" in stored.describe(nowhere)
 
 
 # --- ways --------------------------------------------------------------------------------------------------------

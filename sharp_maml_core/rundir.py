@@ -90,20 +90,24 @@ def begin(folder: Path, config: Config, overwrite: bool = False) -> None:
 
     Raises UserError if it cannot be written, or holds a run of other settings.
     """
-    if overwrite:
-        for name in WRITTEN:
-            (folder / name).unlink(missing_ok=True)
-        for name in ("tensorboard", SNAPSHOTS):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    _check_same(folder, config)
-    for name in WRITTEN:  # what a killed process was writing
-        for half in folder.glob(f".{name}-*"):
-            half.unlink()
-    if not (folder / RESULT).exists():  # a finished run keeps the settings that it was finished with
-        try:
+    try:
+        if overwrite:
+            _throw_away(folder)
+        _check_same(folder, config)
+        for name in WRITTEN:  # what a killed process was writing
+            for half in folder.glob(f".{name}-*"):
+                half.unlink()
+        if not (folder / RESULT).exists():  # a finished run keeps the settings that it was finished with
             write_json(folder / CONFIG, config.to_dict())
-        except OSError as error:
-            raise _unwritable(folder, error) from None
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _throw_away(folder: Path) -> None:
+    for name in WRITTEN:
+        (folder / name).unlink(missing_ok=True)
+    for name in ("tensorboard", SNAPSHOTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def take(lock: TextIO) -> bool:

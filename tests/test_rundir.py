@@ -363,6 +363,24 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
             pytest.fail("opened")
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_gives_no_file_up_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    saved_run(tmp_path)
+    (tmp_path / f".{rundir.CHECKPOINT}-x1y2").write_bytes(b"half")
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with (
+        pytest.raises(UserError, match=r"run_dir=.* can be written\. Permission denied\."),
+        rundir.open_run(tmp_path, CONFIG, overwrite=overwrite),
+    ):
+        pytest.fail("opened")
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run_dir=.* a run folder, with a config\.json"):
         rundir.read_config(tmp_path, "cpu")

@@ -213,11 +213,14 @@ def _checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether another process works in a run folder now."""
-    if not (folder / rundir.LOCK).exists():
+    """Whether another process works in a run folder now; true too of another user's, whose lock is not ours to take."""
+    try:
+        with (folder / rundir.LOCK).open("r+") as lock:  # to write, or NFS has no exclusive lock for it
+            return not rundir.take(lock)
+    except FileNotFoundError:
         return False
-    with (folder / rundir.LOCK).open("r+") as lock:  # to write, or NFS has no exclusive lock for it
-        return not rundir.take(lock)
+    except PermissionError:
+        return True
 
 
 def differences(run: Run, result: dict[str, Any]) -> str:

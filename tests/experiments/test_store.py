@@ -290,6 +290,16 @@ def test_a_run_is_in_use_while_its_lock_is_held(tmp_path: Path) -> None:
     assert not in_use(tmp_path)
 
 
+def test_a_folder_whose_lock_another_user_made_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / rundir.LOCK).touch()
+
+    def open_(path: Path, mode: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", open_)
+    assert in_use(tmp_path)
+
+
 def test_the_command_line(place: tuple[Store, dict[str, Run]], capsys: pytest.CaptureFixture[str]) -> None:
     store, _ = place
     assert command_line.main(["status", *store.arguments]) == 0

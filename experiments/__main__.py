@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
 import re
 import shlex
 import sys
@@ -13,7 +12,8 @@ from pathlib import Path
 from sharp_maml_core import published
 from sharp_maml_core.config import Config
 from sharp_maml_core.data import SPLITS, load_split
-from sharp_maml_core.errors import UserError, complain, invalid, status
+from sharp_maml_core.errors import UserError, invalid, status
+from sharp_maml_core.output import complain, say
 
 from . import cells, stacks, store
 from .cost import seconds
@@ -32,17 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        code = options.run(options)
-        sys.stdout.flush()
-        return code
+        return options.run(options)
     except UserError as error:
         complain(f"{parser.prog}: {error}")
         return status(error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough, `| head` say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,10 +97,10 @@ def _status(options: argparse.Namespace) -> int:
         open_ = [run for run in runs if states[run.name] in (store.MISSING, store.BEGUN)]
         takes = sum(seconds(run, kept, options.device, measured) for run in open_)
         said = ", ".join(f"{count[state]} {state}" for state in count)
-        print(f"{group} ({runs[0].cell.schedule.name}): {said}" + (f"; about {takes / 3600:.1f} h" if open_ else ""))
+        say(f"{group} ({runs[0].cell.schedule.name}): {said}" + (f"; about {takes / 3600:.1f} h" if open_ else ""))
         for name, state in states.items():
             if state in (store.DAMAGED, store.OTHER):
-                print(f"    {name}: its file is {state}")
+                say(f"    {name}: its file is {state}")
     return 0
 
 
@@ -120,7 +115,7 @@ def _fetch(options: argparse.Namespace) -> int:
         except UserError as error:
             troubles.append(str(error))
         else:
-            print(f"{dataset}: there")
+            say(f"{dataset}: there")
     if troubles:
         raise UserError("\n".join(troubles))
     return 0
@@ -130,7 +125,7 @@ def _commands(options: argparse.Namespace) -> int:
     kept = Store(options.runs, options.results, options.cells)
     for run in cells.runs(_wanted(options)):
         for line in commands(run, kept, options.device):
-            print(shlex.join(["python", *line]))
+            say(shlex.join(["python", *line]))
     return 0
 
 
@@ -159,7 +154,7 @@ def _stack(options: argparse.Namespace) -> int:
 def _collect(options: argparse.Namespace) -> int:
     run = cells.find_run(cells.load(options.cells), options.name)
     result = collect(run, Store(options.runs, options.results, options.cells), options.device)
-    print(f"{run.name}: {result['metric']} {result['best']['mean']:.4f} on {result['eval_tasks']} tasks")
+    say(f"{run.name}: {result['metric']} {result['best']['mean']:.4f} on {result['eval_tasks']} tasks")
     return 0
 
 
@@ -167,12 +162,12 @@ def _note(options: argparse.Namespace) -> int:
     run = cells.find_run(cells.load(options.cells), options.name)
     kept = Store(options.runs, options.results, options.cells)
     done = store.note_partial(run, kept, options.device, diverged="its trainer said so, where it ran")
-    print(f"diverged {run.name}, kept up to iteration {done}")
+    say(f"diverged {run.name}, kept up to iteration {done}")
     return 0
 
 
 def _tables(options: argparse.Namespace) -> int:
-    print(markdown(cells.load(options.cells), published.load(options.results)))
+    say(markdown(cells.load(options.cells), published.load(options.results)))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from sharp_maml_core import output
 from sharp_maml_core.errors import DeviceLost, Diverged, UserError, invalid
 from sharp_maml_core.stacked import STACKABLE, VARYING, run_stack
 
@@ -37,7 +38,7 @@ def work(
     device: str = "auto",
     at_once: int = 0,
     progress: bool = True,
-    say: Callable[[str], None] = lambda line: print(line, flush=True),
+    say: Callable[[str], None] = output.say,
 ) -> list[str]:
     """Train and collect each stack of runs; returns the names of those that failed, of which those that diverged are
     noted as such.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sharp_maml_core import errors
+from sharp_maml_core import errors, output
 from sharp_maml_core.errors import UserError
 from sharp_maml_core.interrupts import StopRequest, stop_requests
 
@@ -58,7 +58,7 @@ class Queue:
         device: str = "auto",
         jobs: int = 1,
         budget: float | None = None,
-        say: Callable[[str], None] = lambda line: print(line, flush=True),
+        say: Callable[[str], None] = output.say,
     ) -> None:
         self._runs, self._store, self._device, self._jobs, self._say = runs, store, device, jobs, say
         self._end = None if budget is None else time.monotonic() + budget

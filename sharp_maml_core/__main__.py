@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from .config import FIELDS, Config, config_from
 from .data import SPLITS
 from .distributed import PeerFailed, first, together
-from .errors import UserError, complain, status
+from .errors import UserError, status
+from .output import complain, say
 from .run import default_folder, evaluate_run, run_experiment
 from .stacked import grid, run_stack
 
@@ -106,17 +107,17 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     for which in ("best", "last"):
         figures = result[which]
-        print(
+        say(
             f"{which}: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
             f"on {result['eval_tasks']} tasks (iteration {figures['iteration']})"
         )
     if "ensemble" in result:
         figures = result["ensemble"]
-        print(
+        say(
             f"ensemble: {result['metric']} {figures['mean']:.4f} +- {figures['interval_95']:.4f} "
             f"of the {len(figures['iterations'])} best on validation"
         )
-    print(f"{result['seconds']:.1f} s of training; everything is in {folder}")
+    say(f"{result['seconds']:.1f} s of training; everything is in {folder}")
     return 0
 
 
@@ -127,7 +128,7 @@ def _stack(options: argparse.Namespace) -> int:
     )
     for folder, result in results.items():
         best, settings = result["best"], result["config"]
-        print(
+        say(
             f"seed {settings['seed']}, alpha_low {settings['alpha_low']}, alpha_up {settings['alpha_up']}: "
             f"{result['metric']} {best['mean']:.4f} +- {best['interval_95']:.4f} "
             f"(iteration {best['iteration']}), {result['seconds']:.1f} s, in {folder}"
@@ -146,7 +147,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     figures = {"metric": result.metric, "mean": result.mean, "interval_95": result.interval}
     if first():
-        print(json.dumps(figures | {"tasks": len(result.scores), "split": options.split}))
+        say(json.dumps(figures | {"tasks": len(result.scores), "split": options.split}))
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,14 +35,6 @@ class Diverged(UserError, ArithmeticError):
     def __init__(self, message: str, failures: Mapping[Path, str] | None = None) -> None:
         super().__init__(message)
         self.failures = dict(failures or {})
-
-
-def complain(line: str) -> None:
-    """Print a line to stderr; where that is a file on a full disk, go on without: the exit status still says it."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # or Python fails to flush at the end, and gives another status
 
 
 MEND, DIVERGED, AGAIN = 2, 3, 75

@@ -23,7 +23,7 @@ from .config import Config
 from .data import SPLITS, ImageSplit, Split, check_split, load_split
 from .data.benchmarks import BENCHMARKS, completeness_note
 from .data.split import check_name
-from .errors import DeviceLost, Diverged, UserError, complain
+from .errors import DeviceLost, Diverged, UserError
 from .evaluate import Evaluation, evaluate
 from .files import write_json
 from .learners import Learner, Loss, build_learner
@@ -31,6 +31,7 @@ from .learners.ensemble import ensemble, ensemble_params
 from .learners.learner import Tested
 from .memory import keep_freed_memory
 from .models import loss_for, model_for
+from .output import complain
 from .params import Params
 from .precision import full_precision
 from .results import devices, now, provenance, session

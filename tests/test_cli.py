@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -287,6 +288,15 @@ def test_a_lost_gpu_ends_with_75_which_asks_to_be_tried_again(monkeypatch: pytes
 
     monkeypatch.setattr("sharp_maml_core.__main__.run_experiment", lose)
     assert main(small(dataset=images)) == 75
+
+
+def test_a_reader_that_has_seen_enough_of_a_good_run_is_no_error(finished: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "sharp_maml_core", "evaluate", str(finished), "--quiet"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_where_stderr_is_full_the_status_still_says_what_went_wrong(tmp_path: Path) -> None:

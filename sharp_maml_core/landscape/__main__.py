@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from ..errors import UserError
+from ..output import complain
 from . import counted, measured, stored, ways
 
 COMMANDS = (stored.add_command, counted.add_command, ways.add_command, measured.add_command)
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        complain(f"{parser.prog}: {error}")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -21,6 +21,7 @@ from .. import pretrained
 from ..checks import at_least, check
 from ..errors import invalid
 from ..files import write_text
+from ..output import say
 from ..results import provenance
 from .compared import ERM, compare
 from .directions import random_frame
@@ -150,7 +151,7 @@ def run(options: argparse.Namespace) -> int:
         values["provenance"] = provenance(torch.device("cpu"))
         write_text(path, json.dumps(values, allow_nan=False) + "\n")
     for name, count in counts(values).items():
-        print(
+        say(
             f"{name}: {count.minima.mean:.1f} +- {count.minima.interval:.1f} local minima, {count.valleys.mean:.1f} +- "
             f"{count.valleys.interval:.1f} deeper than {VALLEY}, losses over a range of {count.spread.mean:.2f}"
         )

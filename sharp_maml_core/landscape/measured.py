@@ -19,6 +19,7 @@ from ..data.split import Split
 from ..errors import invalid
 from ..files import write_text
 from ..memory import keep_freed_memory
+from ..output import say
 from ..precision import full_precision
 from .measure import TEST, TRAIN, Figures, Settings, identity, measure
 from .stored import VARIANTS
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     for values in measure_all(
         names, Path(options.out).expanduser(), settings, data_root=options.data_root, progress=not options.quiet
     ):
-        print(describe(values), flush=True)
+        say(describe(values))
     return 0
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from ..checks import at_least, check
 from ..errors import invalid
 from ..files import write_text
+from ..output import say
 from ..params import Params
 from ..results import provenance
 from .compared import ERM, FUNCTIONS, Compared, compare, steep_frame
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
         stored = read(path) if path.exists() else None
         if stored is None or stored.settings != settings:
             compute(compared, recipe, settings, path, progress=not options.quiet)
-        print(describe(read(path)), flush=True)
+        say(describe(read(path)))
     return 0
 
 

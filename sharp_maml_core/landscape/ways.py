@@ -22,6 +22,7 @@ from ..data.split import Split
 from ..errors import invalid
 from ..files import write_text
 from ..models import loss_for, model_for
+from ..output import say
 from ..params import Params
 from ..results import provenance
 from .directions import Trajectory, principal_plane
@@ -145,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
     compute(run_dir, options.data_root, options.points, path, progress=not options.quiet)
     way = read(path)
     first, second = way.trajectory.explained
-    print(
+    say(
         f"{path.stem}: {len(way.trajectory.iterations)} points, {first:.1%} and {second:.1%} of their variance in the "
         f"plane, at most {way.trajectory.distances.max():.3g} beside it; loss {describe_range(way.cut)}"
     )

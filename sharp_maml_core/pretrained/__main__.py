@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from ..errors import UserError
+from ..output import complain, say
 from . import keep, load
 
 
@@ -17,9 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         keep(given.run, given.name)
     except UserError as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 2
-    print(f"{given.name}: {sum(value.numel() for value in load(given.name).params.values())} parameters")
+    say(f"{given.name}: {sum(value.numel() for value in load(given.name).params.values())} parameters")
     return 0
 
 

@@ -15,6 +15,7 @@ from ...config import Config
 from ...errors import UserError
 from ...files import write_json
 from ...memory import keep_freed_memory
+from ...output import complain, say
 from ...results import now, provenance
 from . import Trained, certify_trained
 
@@ -50,14 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
         )
         trained = certify_trained(config, n_tasks=given.tasks, n_fresh=given.fresh, progress=True)
     except UserError as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 2
     when = {"finished": now(), "seconds": time.perf_counter() - start}
     out = given.out.expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, report(trained, config, given.tasks) | before | when)
     for certificate in trained.certificates:
-        print(f"{certificate.unit}: at most {certificate.bound:.4f}, measured {certificate.measured:.4f}")
+        say(f"{certificate.unit}: at most {certificate.bound:.4f}, measured {certificate.measured:.4f}")
     return 0
 
 

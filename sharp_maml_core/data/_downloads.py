@@ -14,6 +14,7 @@ import tarfile
 import urllib.error
 import urllib.request
 from collections import OrderedDict, defaultdict
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 
@@ -140,18 +141,24 @@ def _stream(url: str, file: IO[bytes], path: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "sharp-maml-core"})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-            expected = response.headers.get("Content-Length")
+            told = response.headers.get("Content-Length")
+            expected = int(told) if told else None
             # `disable=None`: a bar at a terminal, silence in files and notebooks' logs
-            with tqdm(total=expected and int(expected), unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+            with tqdm(total=expected, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
                 while chunk := response.read(_CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise MissingData(
-            f"{url} could not be fetched ({reason}). "
-            f"Try again later, or fetch it by hand, save it as {path} and repeat."
-        ) from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
+        raise _not_fetched(url, path, getattr(error, "reason", error)) from error
+    # `read` with a number of bytes takes a connection that closes early for the end of the file.
+    if expected is not None and file.tell() != expected:
+        raise _not_fetched(url, path, f"{file.tell()} of its {expected} bytes came")
+
+
+def _not_fetched(url: str, path: Path, reason: object) -> MissingData:
+    return MissingData(
+        f"{url} could not be fetched ({reason}). Try again later, or fetch it by hand, save it as {path} and repeat."
+    )
 
 
 def _refuse_unsafe_members(archive: Path, name: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from collections import OrderedDict, defaultdict
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -55,6 +56,18 @@ def test_another_hash_leaves_nothing(tmp_path: Path):
 def test_a_server_that_cannot_be_reached(tmp_path: Path):
     with pytest.raises(MissingData, match=r"absent could not be fetched .*save it as .*file and repeat"):
         download_url((tmp_path / "absent").as_uri(), tmp_path / "data", "file", "0000")
+    assert files_in(tmp_path / "data") == []
+
+
+def test_a_connection_that_closes_early_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where no MD5 is known, nothing else tells a file that was cut."""
+
+    class Cut(io.BytesIO):
+        headers: ClassVar = {"Content-Length": "1000"}
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: Cut(b"x" * 400))
+    with pytest.raises(MissingData, match=r"file\.bin could not be fetched \(400 of its 1000 bytes came\)"):
+        download_url("https://example.org/file.bin", tmp_path / "data")
     assert files_in(tmp_path / "data") == []
 
 

@@ -93,9 +93,11 @@ def load_arrays(file: IO[bytes], source: str, encoding: str = "ASCII") -> Any:
         return _ArraysOnly(file, encoding=encoding).load()
     except UserError as error:
         raise UserError(f"{source} was refused: {error}") from None
-    except (pickle.UnpicklingError, EOFError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except OSError:  # a disk that cannot be read is not the pickle's fault
+        raise
+    except Exception as error:  # damaged bytes are instructions too: they may raise whatever Python has
         raise UserError(
-            f"{source} is not a readable pickle of arrays ({error}): delete it and fetch it again."
+            f"{source} is not a readable pickle of arrays ({error!r}): delete it and fetch it again."
         ) from error
 
 

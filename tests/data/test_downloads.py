@@ -122,6 +122,21 @@ def test_anything_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert files_in(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"\x80\x04.",  # UnpicklingError: nothing on the stack
+        b"\x80\x04]K\x01K\x02s.",  # IndexError: an item of an empty list
+        b"\x80\x04K\x01K\x02a.",  # AttributeError: appends to a number
+        b"\x80\x04K\x01)R.",  # TypeError: calls a number
+        b"\x80\x04\x8a\xff",  # cut
+    ],
+)
+def test_a_damaged_pickle_is_named_whatever_it_raises(damaged: bytes):
+    with pytest.raises(UserError, match=r"^data\.pkl is not a readable pickle of arrays \(.*\): delete it"):
+        load_arrays(io.BytesIO(damaged), "data.pkl")
+
+
 def test_a_cut_pickle_is_named():
     with pytest.raises(UserError, match=r"data\.pkl is not a readable pickle"):
         load_arrays(io.BytesIO(pickle.dumps(np.zeros(1000))[:-500]), "data.pkl")

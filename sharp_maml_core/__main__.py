@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--eval-seed", type=int, metavar="INT", help="other tasks than the run's (default: the same)")
     test.add_argument("--split", choices=SPLITS, default="test", help="which classes (default test)")
     test.add_argument("--dataset", metavar="FOLDER", help="where its images are now (default: where they were)")
+    test.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
     test.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -144,6 +145,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         split=options.split,
         progress=not options.quiet,
         data=options.dataset,
+        device=options.device,
     )
     figures = {"metric": result.metric, "mean": result.mean, "interval_95": result.interval}
     if first():

@@ -17,6 +17,7 @@ from helpers import SMALL, flags, start, write_image_folder
 from sharp_maml_core import DeviceLost, memory, rundir
 from sharp_maml_core.__main__ import main
 from sharp_maml_core.config import FIELDS
+from sharp_maml_core.evaluate import Evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +122,24 @@ def test_a_run_can_be_tested_again(finished: Path, capsys: pytest.CaptureFixture
     assert more["tasks"] == 30
     assert test("--eval-tasks", "30", "--eval-seed", "1") != more
     assert test("--split", "val", "--eval-tasks", "30")["split"] == "val"
+
+
+def test_a_run_is_tested_on_the_device_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    devices = []
+
+    def evaluate_run(folder: str, *, device: str, **options: object) -> Evaluation:
+        devices.append(device)
+        return Evaluation(torch.tensor([0.5, 0.5]), "accuracy")
+
+    monkeypatch.setattr("sharp_maml_core.__main__.evaluate_run", evaluate_run)
+    assert main(["evaluate", "run", "--device", "cuda:1"]) == 0
+    assert main(["evaluate", "run"]) == 0
+    assert devices == ["cuda:1", "auto"]
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "--device" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_and_is_tested_wherever_its_images_are(
@@ -263,6 +282,7 @@ def test_a_wrong_command_line_is_told(
         (["nowhere"], ("run_dir='nowhere'", "a run folder")),
         (["RUN", "--eval-tasks", "1"], ("eval_tasks=1", "at least 2")),
         (["RUN", "--eval-seed", "-1"], ("eval_seed=-1", "at least 0")),
+        (["RUN", "--device", "abacus"], ("device='abacus'", "auto")),
     ],
 )
 def test_a_wrong_evaluation_is_one_sentence(

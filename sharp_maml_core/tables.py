@@ -128,7 +128,7 @@ def gaps(results: Sequence[Result]) -> Rows:
                     {
                         "group": told,
                         "cell": name,
-                        "gap, points": _mean(gap),
+                        "gap, points": accuracy(gap),
                         "the paper": "" if printed is None else f"{printed:.2f}",
                     }
                 )
@@ -162,12 +162,8 @@ def times(benchmark: Mapping[str, Any]) -> Rows:
     ]
 
 
-def accuracy(found: Ours) -> str:
-    """Mean and 95% interval over seeds; of a single seed, the mean alone."""
-    return _mean(found)
-
-
-def _mean(found: Ours | Gap) -> str:
+def accuracy(found: Ours | Gap) -> str:
+    """Mean and 95% interval over seeds, of an accuracy or a gap between two; of a single seed, the mean alone."""
     return f"{found.mean:.2f}" + ("" if math.isnan(found.interval) else f" ± {found.interval:.2f}")
 
 

@@ -57,6 +57,14 @@ def test_a_variance_that_is_known_leaves_the_normal_law() -> None:
     assert chance(known, 4.0) == pytest.approx(2 * stats.norm.sf(2))
 
 
+@pytest.mark.parametrize(("freedom", "sizes"), [(1, [1, 63, 300, 1000]), (2, [1, 30, 100, 1000]), (9, [1, 5, 10])])
+def test_far_out_too_it_is_students_t(freedom: int, sizes: list[float]) -> None:
+    """Down to a p of 1e-6. With two seeds a difference of a thousand standard errors is p = 0.0006, and no less."""
+    for size in sizes:
+        exact = 2 * stats.t.sf(size, freedom)
+        assert chance(Estimate(0.0, 1.0, 0.0, 0.0, freedom, np.inf), size) == pytest.approx(exact, rel=1e-4)
+
+
 def test_the_chance_is_that_of_variances_drawn_given_the_data() -> None:
     """Of a million draws the mean is known to less than 0.05%, of which five are allowed."""
     found, draw = Estimate(3.0, 1.0, 2.0, 0.5, 2, 9), np.random.default_rng(0).chisquare

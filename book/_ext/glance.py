@@ -66,14 +66,18 @@ def _gains(book: Path) -> Iterator[tuple[str, ...]]:
     """Of groups of runs with enough seeds, the differences to MAML on as many images, and MAML's by a better recipe."""
     results = published.load(book / "results")
     printed = [gain for number in TABLES for gain in gains(number).values()]
-    question = "How many points better than `maml` on as many images? A star is more than chance. "
+    question = (
+        "How many points better than `maml` on as many images? A star is more than chance; no radius was searched; "
+        "`short` runs are minutes of one core, `hour` an hour or two. "
+    )
     paper = f"{min(printed):+.2f} to {max(printed):+.2f} points"
     for group in groups.names(results):
         lines = groups.lines(results, group)
         noted = "".join(f", {note}" for note in tables.group_notes(lines))
         against = [(line.name, one) for line, one in groups.on_as_many_images(lines) if _enough(one)]
         if against:
-            yield f"{question}{group}{noted}", paper, _points(against), "[](results.md)"
+            told = f"{question}{group}{noted}: {_length_and_radius(results, group, lines)}"
+            yield told, paper, _points(against), "[](results.md)"
             question, paper = "The same: ", ""
     for group in groups.names(results):
         worth = [(name, one) for name, one in groups.worth_of_baseline(results, group) if _enough(one)]
@@ -81,6 +85,12 @@ def _gains(book: Path) -> Iterator[tuple[str, ...]]:
             others = ", ".join(f"`{one.baseline}`" for _, one in worth)
             about = f"And MAML by a better recipe, on as many images as {others}? {group}"
             yield about, "", _points(worth), "[](results-figures.md)"
+
+
+def _length_and_radius(results: list[published.Result], group: str, lines: list[groups.Line]) -> str:
+    schedule = next(run["cell"]["schedule"] for run in results if run.get("cell", {}).get("group") == group)
+    radii = sorted({line.radius for line in lines if line.sharp})
+    return f"`{schedule}` runs, " + (f"radius {radii[0]:g}" if len(radii) == 1 else "the radius by name")
 
 
 def _enough(one: groups.Against) -> bool:
@@ -114,8 +124,10 @@ def _flatness(book: Path) -> Iterator[tuple[str, ...]]:
     found = [changes[name]["maml sharpness"] for name in names]
     seeds = "1 seed" if found[0].n == 1 else f"{found[0].n} seeds"
     shown = ", ".join(f"{100 * one.mean:+.0f}%{_spread(one)}" for one in found)
+    (alpha,) = {result["settings"]["alpha"] for result in results}
     yield (
-        f"How does the sharpness (Eq. 7) of {', '.join(f'`{name}`' for name in names)} differ from MAML's?",
+        f"How does the sharpness (Eq. 7) of {', '.join(f'`{name}`' for name in names)} differ from MAML's? On "
+        f"CIFAR-FS, of MAML's loss of a task, within a radius of {alpha:g}",
         "smoother, by eye (Figure 4)",
         f"{shown} ({seeds})",
         "[](landscapes.md)",
@@ -132,7 +144,7 @@ def _bounds(book: Path) -> Iterator[tuple[str, ...]]:
     tasks, classes = unit["tasks"], unit["classes"]
     yield (
         "What does a bound say of the error, at most 1, on new tasks of letters seen (of unseen ones of their pool)?",
-        f"{found['paper']['theorem2']:.2f} and more (Eq. 18, the same network)",
+        f"{found['paper']['theorem2']:.2f} and more (Eq. 18, the same network, trained on half of the letters)",
         f"{tasks['bound']:.3f} ({classes['bound']:.3f}) at {1 - tasks['delta']:.0%}; "
         f"measured: {tasks['measured']:.3f} ({classes['measured']:.3f})",
         "[](generalisation.md)",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from builder import BOOK
+from made_results import a_group
 
 from sharp_maml_core import published
 from sharp_maml_core.theory.paper_tables import accuracy
@@ -25,6 +26,30 @@ def test_a_figure_that_two_tables_print_is_counted_once(monkeypatch: pytest.Monk
     assert (paper, here) == ("37 figures", "1 agrees, 36 not run")
 
 
+def test_a_row_of_gains_says_how_long_its_runs_were_and_at_which_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(radius_of_low: float) -> list[dict[str, Any]]:
+        radii = {"g-low": radius_of_low, "g-up": 0.05, "g-both": 0.05}
+        return [
+            run
+            | {"config": run["config"] | dict.fromkeys(("alpha_low", "alpha_up"), radii.get(run["cell"]["name"], 0))}
+            for run in a_group()
+        ]
+
+    monkeypatch.setattr(published, "load", lambda folder: at(0.05))
+    ((question, *_),) = glance._gains(BOOK)
+    assert "`short` runs are minutes of one core" in question
+    assert "no radius was searched" in question
+    assert question.endswith("g: `short` runs, radius 0.05")
+    monkeypatch.setattr(published, "load", lambda folder: at(0.5))
+    ((question, *_),) = glance._gains(BOOK)
+    assert question.endswith("g: `short` runs, the radius by name")
+
+
+def test_the_sharpness_is_said_of_its_data_loss_and_radius() -> None:
+    ((question, *_),) = glance._flatness(BOOK)
+    assert question.endswith("On CIFAR-FS, of MAML's loss of a task, within a radius of 0.05")
+
+
 def test_each_bound_is_said_of_the_letters_that_it_holds_for() -> None:
     """For tasks of letters seen, in brackets for letters of the same pool that were not; Eq. 18 for that network."""
     found = json.loads((BOOK / "results" / "certificate" / "glyphs.json").read_text(encoding="utf-8"))
@@ -32,6 +57,8 @@ def test_each_bound_is_said_of_the_letters_that_it_holds_for() -> None:
     assert (seen["unit"], unseen["unit"]) == ("tasks", "classes")
     ((question, paper, here, _),) = glance._bounds(BOOK)
     assert "letters seen (of unseen ones" in question
-    assert paper == f"{found['paper']['theorem2']:.2f} and more (Eq. 18, the same network)"
+    assert paper.startswith(f"{found['paper']['theorem2']:.2f} and more (Eq. 18, the same network, trained on half of ")
+    classes = found["classes"]
+    assert classes["prior"] == pytest.approx(sum(classes.values()) / 2, rel=0.01)
     said = [f"{seen[name]:.3f} ({unseen[name]:.3f})" for name in ("bound", "measured")]
     assert here == f"{said[0]} at 95%; measured: {said[1]}"

@@ -194,7 +194,7 @@ def sum_over_tasks() -> Figures:
     lengths, so eps is the same; and so are Adam's steps, but for the 1e-8 in its denominator, so that the
     experiments are not concerned.
 
-    Repaired: 1/M in Eq. 13, 15, 20, 21, 23 and (P), as here and in the released code.
+    Repaired: 1/M in Eq. 15, 21, 23 and (P), as here and in the released code; in 13 and 20 it cancels.
     """
     n_tasks, curvature = 4, 1.0
     gradient = {"theta": torch.tensor([0.3, -2.0, 0.7], dtype=torch.float64)}

@@ -179,8 +179,8 @@ def symbols() -> Figures:
 
     n is the size of D_m and of D'_m (Section 2.1), of all data (Lemma 6, Theorem 3), and of all data is nM (Theorem
     2); in 5-way 1-shot the two sets have 5 and 75 samples. M is the number of tasks and of the entries of ESAM's mask
-    (Section 5.4), which has one a weight. N is a set of samples and its size there. alpha is a radius and Adam's
-    learning rate (5.1). "Usually 1-5 samples per task" (2.1) are per class: the tables' tasks have 5 to 100.
+    (Section 5.4), which has one a weight. alpha is a radius and Adam's learning rate (5.1). "Usually 1-5 samples per
+    task" (2.1) are per class: the tables' tasks have 5 to 100.
     """
     support = [table.n_way * table.k_shot for table in TABLES.values()]
     return {

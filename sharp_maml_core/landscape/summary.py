@@ -22,14 +22,7 @@ from ..evaluate import Z95
 from .measure import SURFACES, Figures
 from .spectrum import Quadrature, density
 
-NAMES = {
-    "top_eigenvalue": "top eigenvalue",
-    "trace": "trace",
-    "one_step": "one-step sharpness",
-    "sharpness": "sharpness",
-    "adaptive_sharpness": "adaptive sharpness",
-}
-MEASURES = tuple(NAMES)
+MEASURES = ("top_eigenvalue", "trace", "one_step", "sharpness", "adaptive_sharpness")
 """What is small where a surface is flat."""
 
 COLUMNS = (
@@ -192,23 +185,51 @@ def correlations(table: Sequence[Row]) -> list[Correlation]:
     ]
 
 
-def verdict(found: Sequence[Correlation]) -> str:
-    """What the correlations say, in words, and how much that is worth."""
-    n, lines = found[0].n, []
-    for outcome, better, flat in (("accuracy", "higher test accuracy", -1), ("gap", "a smaller gap", 1)):
+def verdict(found: Sequence[Correlation], table: Sequence[Row]) -> str:
+    """What the correlations over the models of a table say, in words, and how much that is worth."""
+    lines = []
+    for outcome, better, flat in (("accuracy", "Higher test accuracy", -1), ("gap", "A smaller gap", 1)):
         mine = [one for one in found if one.outcome == outcome]
         flatter = [one for one in mine if one.clear and one.rho * flat > 0]
         sharper = [one for one in mine if one.clear and one.rho * flat < 0]
         lines.append(
-            f"Flatter goes with {better} by {_list(flatter)}, sharper does by {_list(sharper)}, and "
-            f"{len(mine) - len(flatter) - len(sharper)} of {len(mine)} measures do not tell."
+            f"{better} goes with a flatter surface by {_count(flatter)} of {len(mine)} measures, "
+            f"and with a sharper one by {_count(sharper)}."
+        )
+    apart = _apart(table)
+    if apart:
+        lines.append(
+            f"Beside `{REFERENCE}`, {'; '.join(apart)}. Variants that differ in both make such a correlation by "
+            "themselves, whatever else tells them apart."
         )
     lines.append(
-        f"This is of {n} models, which are not independent: they are a few variants with the same seeds. "
+        f"This is of {len(table)} models, which are not independent: they are a few variants with the same seeds. "
         f"Of {len(found)} intervals about {0.05 * len(found):.1f} leave out 0 by chance. "
         "It says what goes together, not what makes what."
     )
     return "\n".join(lines)
+
+
+def _apart(table: Sequence[Row]) -> list[str]:
+    """The variants whose accuracy differs from the reference's, and by how many measures they are flatter or sharper.
+
+    By intervals over seeds that leave out 0.
+    """
+    if not any(row.variant == REFERENCE for row in table):
+        return []
+    said = []
+    for variant, change in changes(table).items():
+        shifts = [
+            change[name] for surface in SURFACES for measure in MEASURES if (name := f"{surface} {measure}") in change
+        ]
+        flatter = sum(one.mean + one.interval < 0 for one in shifts)
+        sharper = sum(one.mean - one.interval > 0 for one in shifts)
+        accuracy = change["accuracy"]
+        if abs(accuracy.mean) > accuracy.interval and flatter + sharper:
+            word, count = ("flatter", flatter) if flatter >= sharper else ("sharper", sharper)
+            more = "more" if accuracy.mean > 0 else "less"
+            said.append(f"`{variant}` is {more} accurate and {word} by {count} of {len(shifts)} measures")
+    return said
 
 
 def densities(
@@ -243,9 +264,9 @@ def _outcome(figures: Figures) -> Mean:
     return Mean(figures["mean"], figures["interval_95"], figures.get("tasks", 0))
 
 
-def _list(found: Sequence[Correlation]) -> str:
+def _count(found: Sequence[Correlation]) -> str:
+    """How many, and between what their correlations lie."""
     if not found:
-        return "none of the measures"
-    return ", ".join(
-        f"{NAMES[one.measure]} ({one.surface}; rho {one.rho:+.2f}, {one.low:+.2f} to {one.high:+.2f})" for one in found
-    )
+        return "none"
+    rhos = [one.rho for one in found]
+    return f"{len(found)} (rho {min(rhos):+.2f} to {max(rhos):+.2f})"

@@ -342,17 +342,27 @@ def test_the_verdict_says_which_way_and_how_sure() -> None:
     found = summary.correlations(table_of(sharp, falling))
     assert len(found) == 30
     assert all(one.rho == pytest.approx(-1 if one.outcome == "accuracy" else 1) for one in found)
-    said = summary.verdict(found)
-    assert said.startswith("Flatter goes with higher test accuracy by top eigenvalue (erm; rho -1.00, -1.00 to -0.8")
-    assert "sharper does by none of the measures, and 0 of 15 measures do not tell" in said
-    assert "Flatter goes with a smaller gap by top eigenvalue" in said
-    mixed = {"maml": [0.5, 0.9, 0.4, 0.6], "low": [0.7, 0.3, 0.8, 0.2]}
-    unsure = summary.verdict(summary.correlations(table_of(sharp, mixed)))
-    assert "Flatter goes with higher test accuracy by none of the measures" in unsure
-    assert "15 of 15 measures do not tell" in unsure
+    first, second, *_ = summary.verdict(found, table_of(sharp, falling)).splitlines()
+    flatter = "goes with a flatter surface by 15 (rho {0} to {0}) of 15 measures, and with a sharper one by none."
+    assert first == f"Higher test accuracy {flatter.format('-1.00')}"
+    assert second == f"A smaller gap {flatter.format('+1.00')}"
+    mixed = table_of(sharp, {"maml": [0.5, 0.9, 0.4, 0.6], "low": [0.7, 0.3, 0.8, 0.2]})
+    unsure = summary.verdict(summary.correlations(mixed), mixed)
+    assert (
+        "Higher test accuracy goes with a flatter surface by none of 15 measures, and with a sharper one by none"
+        in unsure
+    )
     assert "8 models" in unsure
+    assert "Beside" not in unsure
     other = [Correlation("maml", "trace", "accuracy", 0.9, 0.5, 0.98, 9)]
-    assert "sharper does by trace (maml; rho +0.90, +0.50 to +0.98)" in summary.verdict(other)
+    assert "by none of 1 measures, and with a sharper one by 1 (rho +0.90 to +0.90)" in summary.verdict(other, mixed)
+
+
+def test_the_verdict_names_the_variants_that_are_flatter_and_less_accurate_themselves() -> None:
+    flat = {"maml": [10.0, 11.0, 12.0], "low": [10.0, 11.5, 11.5], "up": [1.0, 1.1, 1.2]}
+    worse = {"maml": [0.90, 0.91, 0.92], "low": [0.90, 0.92, 0.91], "up": [0.50, 0.51, 0.52]}
+    said = summary.verdict(summary.correlations(table_of(flat, worse)), table_of(flat, worse))
+    assert "Beside `maml`, `up` is less accurate and flatter by 15 of 15 measures. Variants that differ in both" in said
 
 
 def test_densities_integrate_to_one_and_are_means_over_models(results) -> None:

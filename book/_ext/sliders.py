@@ -24,6 +24,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from sharp_maml_core import landscape
+from sharp_maml_core.files import write_text
 from sharp_maml_core.landscape import scenes
 from sharp_maml_core.results import source_hash
 from sharp_maml_core.theory import census, zoo
@@ -74,7 +75,7 @@ def exported(kept: Path, kind: str, scene: str) -> str:
         kept.mkdir(exist_ok=True)
         for old in kept.glob(f"sliders-{kind}-{scene}-*.json"):
             old.unlink()
-        path.write_text(json.dumps(EXPORTS[kind](scene), separators=(",", ":"), allow_nan=False), encoding="utf-8")
+        write_text(path, json.dumps(EXPORTS[kind](scene), separators=(",", ":"), allow_nan=False))
     return path.read_text(encoding="utf-8")
 
 

@@ -150,7 +150,7 @@ class Config:
         100, "cavia: context parameters, the numbers that a task adapts", count(0), "Zintgraf et al. 2019"
     )
     llama_eta: float = setting(
-        1e-6, "llama: factor of the log-determinant beside the mean query loss, eta", at_least(0), "Grant et al. 2018"
+        1e-6, "llama: factor of the log-determinant beside the mean query loss, eta", at_least(0)
     )
     llama_damping: float = setting(
         1e-3, "llama: tau; its square root is added to the diagonal of each Kronecker factor", ABOVE_ZERO

@@ -153,7 +153,7 @@ def _bounds(book: Path) -> Iterator[tuple[str, ...]]:
 
 def _errata(book: Path) -> tuple[str, ...]:
     verdicts: Counter[Any] = Counter(
-        re.findall(r"^\*\*Verdict: ([a-z ]+)\.", (book / "errata.md").read_text(), re.MULTILINE)
+        re.findall(r"^\*\*Verdict: ([a-z ]+)\.", (book / "errata.md").read_text(encoding="utf-8"), re.MULTILINE)
     )
     words = {"holds": "hold", "slip": "are slips", "proof incomplete": "have an incomplete proof", "false": "are false"}
     return (

@@ -23,7 +23,7 @@ Pullback = Callable[[Params], Gradients]
 
 def gradient(function: Callable[..., Tensor], x: Params, *rest: Any) -> Params:
     """The gradient by x of function(x, *rest), a scalar. `rest` are constants here, dicts or tensors or nothing."""
-    if _transforming():
+    if transforming():
         return torch.func.grad(function)(x, *rest)
     live = _live(x, *(value for value in rest if isinstance(value, dict)))
     with torch.enable_grad():
@@ -38,7 +38,7 @@ def gradient_and_beside(
 
     function(x, *rest) is called once; `rest` are constants here, as for `gradient`.
     """
-    if _transforming():
+    if transforming():
         return torch.func.grad_and_value(function, has_aux=True)(x, *rest)
     live = _live(x, *(value for value in rest if isinstance(value, dict)))
     with torch.enable_grad():
@@ -52,7 +52,7 @@ def value_and_gradients(
     function: Callable[..., tuple[Tensor, Any]], *arguments: Params
 ) -> tuple[Gradients, tuple[Tensor, Any]]:
     """The gradients of a scalar by each of its arguments, and (the scalar, what `function` returns beside it)."""
-    if _transforming():
+    if transforming():
         argnums = tuple(range(len(arguments)))
         return torch.func.grad_and_value(function, argnums=argnums, has_aux=True)(*arguments)
     live = _live(*arguments)
@@ -68,7 +68,7 @@ def vjp(function: Callable[..., Params], *arguments: Params) -> tuple[Params, Pu
 
     The pullback may be called once; it frees the graph behind it.
     """
-    if _transforming():
+    if transforming():
         values, back = torch.func.vjp(function, *arguments)[:2]
         return values, back
     live = _live(*arguments)
@@ -86,7 +86,7 @@ def vjp(function: Callable[..., Params], *arguments: Params) -> tuple[Params, Pu
 
 def hidden(values: Tensor) -> bool:
     """Whether values cannot be looked at now: within a transform, or while a GPU records (`recorded`)."""
-    return _transforming() or (values.is_cuda and torch.cuda.is_current_stream_capturing())
+    return transforming() or (values.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def on_plain_cpu(x: Tensor) -> bool:
@@ -94,11 +94,12 @@ def on_plain_cpu(x: Tensor) -> bool:
 
     A `torch.func` transform, autocast and a `TorchFunctionMode` (as K-FAC's, `kfac.py`) want to see PyTorch's.
     """
-    watched = _transforming() or torch.is_autocast_enabled("cpu") or torch._C._len_torch_function_stack() > 0
+    watched = transforming() or torch.is_autocast_enabled("cpu") or torch._C._len_torch_function_stack() > 0
     return x.device.type == "cpu" and not watched
 
 
-def _transforming() -> bool:
+def transforming() -> bool:
+    """Whether this is called within a `torch.func` transform."""
     # What autograd.Function itself asks; torch.func has no public name for it.
     return torch._C._are_functorch_transforms_active()
 

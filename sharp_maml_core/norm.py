@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from .derivatives import on_plain_cpu
+from .derivatives import on_plain_cpu, transforming
 
 EPS = 1e-5  # added to the variance, PyTorch's and the paper's code's value
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Normalise each channel of x [N, C, H, W] over N, H, W, then scale and shift by weight [C] and bias [C]."""
-    if x.dtype != weight.dtype and torch._C._are_functorch_transforms_active():
+    if x.dtype != weight.dtype and transforming():
         x = x.to(weight.dtype)  # under vmap PyTorch's kernels do not mix types, as autocast makes them
     return _BatchNorm.apply(x, weight, bias)[0]
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from cases import draw
 from reference import batch_norm as explicit
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharp_maml_core.norm import EpisodeNorm, batch_norm
 
@@ -64,6 +65,23 @@ def test_float32_keeps_its_digits_over_many_values(layout):
     found = batch_norm(x.float().to(memory_format=layout), weight.float(), bias.float())
     assert found.is_contiguous(memory_format=layout)
     assert (found - exact).abs().max() < 2e-6  # of values up to 4
+
+
+def test_the_kernel_sees_one_layout_whatever_the_gradients_is():
+    """Of two it is many times slower, and PyTorch's own pooling gives the other."""
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.native_batch_norm_backward.default:
+                seen.extend(value.is_contiguous(memory_format=torch.channels_last) for value in args[:2])
+            return func(*args, **(kwargs or {}))
+
+    x, weight, bias = (value.requires_grad_() for value in inputs(torch.channels_last))
+    y = batch_norm(x, weight, bias)
+    with Watch():
+        torch.autograd.grad(y, x, draw(*y.shape, seed=9))
+    assert seen == [True, True]
 
 
 def test_values_are_normalised_by_the_batch():

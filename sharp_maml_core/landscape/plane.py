@@ -15,6 +15,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from ..checks import at_least, check, check_finite
+from ..derivatives import transforming
 
 Array = npt.NDArray[np.float64]
 Entries = tuple[Any, ...]
@@ -129,7 +130,7 @@ def _product(u: list[Any], rows: Any, v: list[Any]) -> Any:
 def _derivative(point: Tensor, loss: PlaneLoss, order: int) -> Tensor:
     """The derivatives of one order, as a tensor that can be differentiated: point [2] -> [], [2] or [2, 2]."""
     # Only the one kind can be mapped; binding its arguments by name alone took about a fifth of a walk's time.
-    kind = _Mapped if torch._C._are_functorch_transforms_active() else _Derivative
+    kind = _Mapped if transforming() else _Derivative
     return kind.apply(point, loss, order)
 
 

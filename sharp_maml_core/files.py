@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +14,27 @@ from typing import Any
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes `path` when the block ends well and vanishes when it does not."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    """A temporary path to write to, which becomes `path` when the block ends well and vanishes when it does not.
+
+    It lies in a folder of its own beside `path`, since a library that writes may put files of its own next to it
+    (safetensors does): whoever is killed here leaves `.<name>-*` and nothing else, for `remove_halves`.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        temporary = Path(folder) / path.name
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+def remove_halves(folder: Path, pattern: str) -> None:
+    """Remove what processes that were killed had begun to write in `folder` under names like `pattern`."""
+    for half in folder.glob(f".{pattern}-*"):
+        if half.is_dir():
+            shutil.rmtree(half)
+        else:  # of a version that wrote to a file
+            half.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

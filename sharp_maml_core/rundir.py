@@ -33,14 +33,14 @@ from . import checkpoint, metrics
 from .config import Config, config_from
 from .data import KNOWN
 from .errors import UserError, invalid
-from .files import write_json, write_text
+from .files import remove_halves, write_json, write_text
 from .params import Params
 from .train import TrainState
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
 MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "environment.json", "result.json"
 WRITTEN = (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG)  # the order in which they are thrown away
-SNAPSHOTS = "snapshots"
+SNAPSHOTS, SUFFIX = "snapshots", ".safetensors"
 LOCK = ".lock"
 MOMENT = 0.1
 # These say where a run computes, not what: it may go on with others.
@@ -95,8 +95,8 @@ def begin(folder: Path, config: Config, overwrite: bool = False) -> None:
             _throw_away(folder)
         _check_same(folder, config)
         for name in WRITTEN:  # what a killed process was writing
-            for half in folder.glob(f".{name}-*"):
-                half.unlink()
+            remove_halves(folder, name)
+        remove_halves(folder / SNAPSHOTS, f"*{SUFFIX}")
         if not (folder / RESULT).exists():  # a finished run keeps the settings that it was finished with
             write_json(folder / CONFIG, config.to_dict())
     except OSError as error:
@@ -171,12 +171,12 @@ def model_shapes(folder: Path) -> dict[str, list[int]] | None:
 def save_snapshot(folder: Path, state: TrainState) -> None:
     """Keep the parameters after `state.iteration` updates, under that number."""
     (folder / SNAPSHOTS).mkdir(exist_ok=True)
-    checkpoint.save_params(folder / SNAPSHOTS / f"{state.iteration:07d}.safetensors", state.params)
+    checkpoint.save_params(folder / SNAPSHOTS / f"{state.iteration:07d}{SUFFIX}", state.params)
 
 
 def load_snapshots(folder: Path, device: torch.device | str = "cpu") -> dict[int, Params]:
     """The parameters by iteration, in order. Raises UserError for a run that was not asked to keep them."""
-    paths = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
+    paths = sorted((folder / SNAPSHOTS).glob(f"[0-9]*{SUFFIX}"))
     if not paths:
         raise invalid("run_dir", str(folder), "a run that kept its way", "Train it with snapshots=True.")
     return {int(path.stem): checkpoint.load_params(path, device) for path in paths}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sharp_maml_core.files import atomic, write_json, write_text
+from sharp_maml_core.files import atomic, remove_halves, write_json, write_text
 
 
 def test_the_file_holds_what_was_written(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_an_error_in_the_middle_leaves_the_old_file_and_nothing_else(
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_killed_in_the_middle_the_old_file_is_whole(tmp_path: Path) -> None:
+def test_killed_in_the_middle_the_old_file_is_whole_and_the_half_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     program = f"""
@@ -48,12 +48,15 @@ from pathlib import Path
 from sharp_maml_core.files import atomic
 with atomic(Path({str(path)!r})) as temporary:
     temporary.write_text("half of the n")
+    (temporary.parent / ".tmpcwCQq9").write_text("what a library writes beside it")
     os.kill(os.getpid(), signal.SIGKILL)
 """
     package = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(package)})
     assert done.returncode == -9
     assert path.read_text() == "old"
+    remove_halves(tmp_path, "a.txt")
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -319,10 +319,15 @@ def test_overwriting_throws_the_run_away_and_nothing_else(tmp_path: Path) -> Non
 
 def test_what_a_killed_process_was_writing_is_swept_up(tmp_path: Path) -> None:
     saved_run(tmp_path)
-    (tmp_path / f".{rundir.CHECKPOINT}-x1y2").write_bytes(b"half")
+    (tmp_path / rundir.SNAPSHOTS).mkdir()
+    for name in (rundir.CHECKPOINT, f"{rundir.SNAPSHOTS}/0000001.safetensors"):
+        half = (tmp_path / name).with_name(f".{Path(name).name}-x1y2")
+        half.mkdir()
+        (half / "0000001.safetensors").write_bytes(b"half")
+    (tmp_path / f".{rundir.MODEL}-x1y2").write_bytes(b"half of a version that wrote no folders")
     (tmp_path / ".notes").write_text("mine")
     with rundir.open_run(tmp_path, CONFIG):
-        assert not list(tmp_path.glob(f".{rundir.CHECKPOINT}-*"))
+        assert not list(tmp_path.rglob("*-x1y2"))
         assert (tmp_path / ".notes").exists()
         assert load(tmp_path) is not None
 

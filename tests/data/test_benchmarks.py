@@ -272,7 +272,7 @@ def test_a_data_root_that_cannot_be_written(tiny_data_root: Path, monkeypatch: p
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("read-only file system")  # a mode would not stop a test run as root
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)
     data = load_benchmark("omniglot", "val", data_root=tiny_data_root)
     assert data.identity == writable.identity
     assert os.listdir(tiny_data_root / _cache.FOLDER) == []

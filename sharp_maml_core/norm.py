@@ -132,8 +132,10 @@ def _carefully(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor,
     n = x.numel() // x.shape[1]
     mean = _sum(x) / n
     y = x - _column(mean)
-    inverse_sigma = torch.rsqrt(_sum(y * y) / n + EPS)
-    y.mul_(_column(weight * inverse_sigma)).add_(_column(bias))  # in place: a new tensor costs more than the arithmetic
+    inverse_sigma = torch.rsqrt(_sum(y.square_()) / n + EPS)
+    k = weight * inverse_sigma
+    # one pass over x into memory that is there: a new tensor costs more than the arithmetic
+    torch.addcmul(_column(bias - mean * k), x, _column(k), out=y)
     return y, mean, inverse_sigma
 
 

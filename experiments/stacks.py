@@ -81,7 +81,7 @@ def _left_out(runs: list[Run], store: Store, say: Callable[[str], None]) -> list
         elif state == DIVERGED:
             say(left_alone(run, store))
         elif state in (MISSING, BEGUN) and in_use(store.folder(run)):
-            say(f"in use   {run.name}: another process works in {store.folder(run)}")
+            say(f"in use   {run.name}: another has {store.folder(run)} locked")
     return failed
 
 

@@ -133,7 +133,7 @@ class Queue:
 
     def _in_use(self, run: Run) -> None:
         self._left.add(run.name)
-        self._say(f"in use   {run.name}: another process works in {self._store.folder(run)}; going on with another run")
+        self._say(f"in use   {run.name}: another has {self._store.folder(run)} locked; going on with another run")
 
     def _begin(self, run: Run, tries: int = 1) -> None:
         if tries == 1:

@@ -291,6 +291,10 @@ class Config:
         return self.train_way or self.n_way
 
     @property
+    def steps_of_test(self) -> int:
+        return self.eval_inner_steps or self.inner_steps
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
 

@@ -35,7 +35,7 @@ def of_run(config: Config) -> float:
 
 def of_test_task(config: Config) -> float:
     """The same for one test task."""
-    steps = config.eval_inner_steps or config.inner_steps
+    steps = config.steps_of_test
     return (steps * 3 * config.n_way * config.k_shot + config.n_way * config.n_query) * of_image(config)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import published
 from .checks import check
+from .config import VARIANTS, Config
 from .contrasts import Gap, generalization_error
 from .groups import Against, Line, by_the_papers_rule, cells_of, finding, names, on_as_many_images
 from .groups import lines as lines_of
@@ -20,6 +21,7 @@ Rows = list[dict[str, str]]
 DETAILS = "seeds; test tasks; iterations"
 OTHER_LENGTH = "of another length"
 AS_MANY, TWICE = "points over MAML on as many images", "for twice the iterations"
+WATCHING = ("eval_every", "val_tasks", "eval_tasks")  # how closely a run is watched, not what it is told to learn
 IMAGES = "thousand images"  # `groups.Line.images`: an upper perturbation's count twice
 
 
@@ -160,6 +162,31 @@ def times(benchmark: Mapping[str, Any]) -> Rows:
         }
         for row in TABLES[3].rows
     ]
+
+
+def trials(results: Sequence[Result], dataset: str) -> Rows:
+    """The runs on a data set that belong to no cell, each with the settings that are not its variant's defaults.
+
+    Of one seed, so that the interval is over test tasks alone, and nothing is compared.
+    """
+    runs = [run for run in results if "cell" not in run and run["config"]["dataset"] == dataset]
+    rows = []
+    for run in sorted(runs, key=lambda run: VARIANTS.index(run["config"]["variant"])):
+        variant = run["config"]["variant"]
+        usual = {**Config(variant, device="auto").to_dict(), "iterations": run["iterations"]}
+        given = {name: value for name, value in published.settings(run).items() if value != usual[name]}
+        rows.append(
+            {
+                "variant": variant,
+                "accuracy, %": "{mean:.1f} ± {interval_95:.1f}".format(
+                    **{name: 100 * run["best"][name] for name in ("mean", "interval_95")}
+                ),
+                "iterations": str(run["iterations"]),
+                "minutes": f"{run['seconds'] / 60:.1f}",
+                "settings": ", ".join(f"{name}={value}" for name, value in given.items() if name not in WATCHING),
+            }
+        )
+    return rows
 
 
 def accuracy(found: Ours | Gap) -> str:

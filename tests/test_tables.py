@@ -40,6 +40,21 @@ def test_a_single_seed_has_no_interval_and_no_verdict() -> None:
     assert mine["verdict"] == "too few seeds"
 
 
+def test_a_trial_names_what_is_not_its_variants_default() -> None:
+    def trial(variant: str, **settings: object) -> dict:
+        run = made(variant, 0, 45, variant=variant, dataset="glyphs", iterations=300, eval_every=50, **settings)
+        return {name: value for name, value in run.items() if name != "cell"}
+
+    elsewhere = trial("low") | {"config": trial("low")["config"] | {"dataset": "omniglot"}}
+    of_a_cell = made("up", 0, 45, variant="up", dataset="glyphs")
+    runs = [trial("reptile", inner_lr=0.003, alpha_low=0.0, alpha_up=0.0), trial("maml"), elsewhere, of_a_cell]
+    maml, reptile = tables.trials(runs, "glyphs")
+    assert [maml["variant"], reptile["variant"]] == ["maml", "reptile"]
+    assert (reptile["iterations"], reptile["minutes"], reptile["accuracy, %"]) == ("300", "2.5", "84.2 ± 1.0")
+    named = {"n_query=10"}  # of every made run
+    assert ({*maml["settings"].split(", ")}, {*reptile["settings"].split(", ")}) == (named, {*named, "inner_lr=0.003"})
+
+
 def test_what_has_to_be_said_is_said() -> None:
     runs = [run | {"data_notes": {"train": "57 of 64 classes"}} for run in runs_of_table()]
     assert tables.notes(runs, 4) == ["57 of 64 classes"]

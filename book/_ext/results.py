@@ -11,7 +11,8 @@ claim, and
 ```{results-group} omniglot-5way-1shot-short
 ```
 
-the cells of a group of ours, and what their comparison says.
+the cells of a group of ours, and what their comparison says. `{results-trials} glyphs` are the runs on a data set that
+belong to no cell.
 """
 
 from __future__ import annotations
@@ -107,6 +108,19 @@ class ResultsTimes(FromResults):
         return made
 
 
+class ResultsTrials(FromResults):
+    """The runs on a data set that belong to no cell, one seed each."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        results, dataset = self.results(), self.arguments[0]
+        told = stamps.of_results(self.folder, [f"{dataset}-*"])
+        return [
+            _table(tables.trials(results, dataset), f"One run each on {dataset}; ± over its test tasks, at 95%"),
+            nodes.container("", *self.parse_text_to_nodes(told), classes=["stamp"]),
+        ]
+
+
 class ResultsGroup(FromResults):
     """A group of cells: a line each, and a sentence for each comparison."""
 
@@ -151,4 +165,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("results-claims", ResultsClaims)
     app.add_directive("results-times", ResultsTimes)
     app.add_directive("results-group", ResultsGroup)
+    app.add_directive("results-trials", ResultsTrials)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -117,7 +117,7 @@ def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
         check_model(params, support_x)
         with torch.inference_mode(False):
             step = step_on(support_x, support_y)
-            for _ in range(config.eval_inner_steps or config.inner_steps):
+            for _ in range(config.steps_of_test):
                 params = step(params)
             return params
 

@@ -45,7 +45,7 @@ def erm(config: Config, network: Network, loss: Loss) -> Learner:
     support set are, and those of its queries. So several processes cannot share a batch: each takes all of it.
     """
     _refuse_what_does_not_apply(config, network)
-    steps = config.eval_inner_steps or config.inner_steps
+    steps = config.steps_of_test
 
     def once(
         params: Params, episode: Episode, looks: Any = None, generator: torch.Generator | None = None

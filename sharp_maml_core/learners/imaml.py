@@ -83,7 +83,7 @@ def imaml(config: Config, network: Network, loss: Loss) -> Learner:
 
     def adapt_one(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         with torch.inference_mode(False):
-            return minimise(params, support_x, support_y, config.eval_inner_steps or config.inner_steps)
+            return minimise(params, support_x, support_y, config.steps_of_test)
 
     return Learner(
         init=network.init,

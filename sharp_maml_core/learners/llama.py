@@ -40,7 +40,7 @@ def llama(config: Config, network: Network, loss: Loss) -> Learner:
     """
     only(config, alpha_low=0.0, query_precision="full")
     rule = InnerRule(config.inner_lr, config.inner_steps)
-    test_rule = InnerRule(config.inner_lr, config.eval_inner_steps or config.inner_steps)
+    test_rule = InnerRule(config.inner_lr, config.steps_of_test)
 
     def adapted(name: str) -> bool:
         return config.adapt_norm or name not in network.norm_names

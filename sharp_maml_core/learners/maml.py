@@ -147,7 +147,7 @@ def _inner_rule(config: Config, kind: Kind, at_test: bool = False) -> InnerRule:
     sharp = kind.low and (config.test_perturbation or not at_test)
     return InnerRule(
         inner_lr=config.inner_lr,
-        steps=config.eval_inner_steps or config.inner_steps if at_test else config.inner_steps,
+        steps=config.steps_of_test if at_test else config.inner_steps,
         alpha_low=config.alpha_low if sharp else 0.0,
         adaptive=config.adaptive,
         through=config.perturbation_gradient == "through",

@@ -108,7 +108,7 @@ def mamlpp(config: Config, network: Network, loss: Loss) -> Learner:
     def adapt(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         with torch.inference_mode(False):
             phi, rates, contexts = unpack(params)
-            for step in range(config.eval_inner_steps or steps):
+            for step in range(config.steps_of_test):
                 descent = gradient(_loss_on(network, loss, support_x, support_y), phi, contexts[step])
                 phi = _descended(phi, descent, rates[step])
             return phi | contexts[step]

@@ -90,7 +90,7 @@ def reptile(config: Config, network: Network, loss: Loss) -> Learner:
 
     def adapt(params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         with torch.inference_mode(False), torch.no_grad():
-            way = train(params, support_x, support_y, config.eval_inner_steps or config.inner_steps)
+            way = train(params, support_x, support_y, config.steps_of_test)
             return add_scaled(params, way, -1.0)
 
     return Learner(

@@ -164,7 +164,7 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path: Path, scripts: C
         working, said = queue(store, list(runs.values())[:2])
         working.work()
     assert (working.done, working.failed) == (["g-both-seed0"], [])
-    assert said[0] == f"in use   g-maml-seed0: another process works in {folder}; going on with another run"
+    assert said[0] == f"in use   g-maml-seed0: another has {folder} locked; going on with another run"
 
 
 def test_a_damaged_result_is_named_and_left_as_it_is(tmp_path: Path, scripts: Callable[[Script], None]) -> None:

@@ -39,8 +39,9 @@ from .train import TrainState
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
 MODEL, SCORES, ENVIRONMENT, RESULT = "model.safetensors", "test_scores.csv", "environment.json", "result.json"
-WRITTEN = (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG)  # the order in which they are thrown away
+WRITTEN = (RESULT, CHECKPOINT, MODEL, METRICS, SCORES, ENVIRONMENT, CONFIG)
 SNAPSHOTS, SUFFIX = "snapshots", ".safetensors"
+FOLDERS = (SNAPSHOTS, "tensorboard")
 LOCK = ".lock"
 MOMENT = 0.1
 # These say where a run computes, not what: it may go on with others.
@@ -104,10 +105,16 @@ def begin(folder: Path, config: Config, overwrite: bool = False) -> None:
 
 
 def _throw_away(folder: Path) -> None:
-    for name in WRITTEN:
-        (folder / name).unlink(missing_ok=True)
-    for name in ("tensorboard", SNAPSHOTS):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """The result first, for what has one is finished; the settings last, so that what stays is not taken for another's.
+
+    A link goes, and what it points to stays.
+    """
+    for name in (*WRITTEN[:-1], *FOLDERS, CONFIG):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def take(lock: TextIO) -> bool:

@@ -317,6 +317,45 @@ def test_overwriting_throws_the_run_away_and_nothing_else(tmp_path: Path) -> Non
         assert rundir.read_config(tmp_path, "cpu") == other
 
 
+@pytest.mark.parametrize("name", [rundir.SNAPSHOTS, "tensorboard"])
+def test_a_folder_of_the_old_run_that_does_not_go_is_not_taken_for_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    saved_run(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "0000001.safetensors").write_bytes(b"old")
+    unlink = os.unlink
+
+    def stubborn(path: str | Path, **options: int) -> None:
+        if Path(path).name == "0000001.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        unlink(path, **options)
+
+    other = CONFIG.replace(seed=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", stubborn)
+        with (
+            pytest.raises(UserError, match=r"run_dir=.* can be written\. Permission denied\."),
+            rundir.open_run(tmp_path, other, overwrite=True),
+        ):
+            pytest.fail("opened")
+    with pytest.raises(UserError, match="seed 0 is now 5"), rundir.open_run(tmp_path, other):
+        pytest.fail("opened with what is left of the old run")
+    with rundir.open_run(tmp_path, other, overwrite=True):
+        assert not (tmp_path / name).exists()
+
+
+def test_overwriting_leaves_what_a_link_points_to(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    folder.mkdir()
+    (elsewhere / "0000001.safetensors").write_bytes(b"old")
+    (folder / rundir.SNAPSHOTS).symlink_to(elsewhere)
+    with rundir.open_run(folder, CONFIG, overwrite=True):
+        assert not (folder / rundir.SNAPSHOTS).exists()
+    assert (elsewhere / "0000001.safetensors").exists()
+
+
 def test_what_a_killed_process_was_writing_is_swept_up(tmp_path: Path) -> None:
     saved_run(tmp_path)
     (tmp_path / rundir.SNAPSHOTS).mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..errors import UserError
+from ..errors import MEND, UserError, status
 from ..output import complain
 from . import counted, measured, stored, ways
 
@@ -14,7 +14,7 @@ COMMANDS = (stored.add_command, counted.add_command, ways.add_command, measured.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command; 0 on success, 2 for what the user can mend, 3 where training diverged, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m sharp_maml_core.landscape", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add_command in COMMANDS:
@@ -24,7 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except UserError as error:
         complain(f"{parser.prog}: {error}")
-        return 2
+        return status(error)
+    except OSError as error:
+        complain(
+            f"{parser.prog}: {options.out} could not be written ({error}). What was kept there before is whole: "
+            "make room, and the same command does the rest."
+        )
+        return MEND
     except KeyboardInterrupt:
         return 130
 

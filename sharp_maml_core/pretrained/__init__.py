@@ -51,11 +51,11 @@ def load(
     dtype: torch.dtype = torch.float32,
     folder: Path = HERE,
 ) -> Pretrained:
-    """One of `names()`. Raises UserError, with what there is, for another name."""
+    """One of `names()`. Raises UserError, with what there is, for another name, and for a device that is not there."""
     check("name", name, one_of(*(path.stem for path in sorted(folder.glob("*.safetensors")))))
-    params = load_params(folder / f"{name}.safetensors", device)
     result = json.loads((folder / f"{name}.json").read_text())
     config = config_from(result["config"] | {"device": str(device)})
+    params = load_params(folder / f"{name}.safetensors", device)
     return Pretrained(name, config, {key: value.to(dtype) for key, value in params.items()}, result)
 
 

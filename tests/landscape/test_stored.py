@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,38 @@ def test_what_cannot_be_stored_or_read_is_named(tmp_path, capsys) -> None:
     with pytest.raises(UserError, match=f"glyphs-{NAME}.json' is not allowed: it must be a stored slice"):
         stored.read_all(tmp_path, "glyphs")
     assert stored.read_all(tmp_path / "nowhere", "glyphs") == {}
+
+
+@pytest.mark.parametrize("command", [["slices", "--only", NAME], ["minima"], ["measure"], ["way", "runs/x"]])
+def test_a_full_disk_is_one_sentence(command, tmp_path, monkeypatch, capsys) -> None:
+    def mkdir(path, **options) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(ways.rundir, "read_config", lambda folder, device: Config(device=device))
+    assert main([*command, "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    says = capsys.readouterr().err
+    assert f"{tmp_path / 'out'} could not be written ([Errno 28] No space left on device). What was kept" in says
+    assert "Traceback" not in says
+
+
+def test_a_slice_that_a_full_disk_cuts_off_leaves_nothing_and_is_taken_by_the_same_command(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    def fsync(descriptor) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        assert slices(tmp_path, "--only", NAME) == 2
+    assert f"{tmp_path} could not be written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert slices(tmp_path, "--only", NAME) == 0
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path, capsys) -> None:
+    assert slices(tmp_path, "--only", NAME, "--device", "foo") == 2
+    assert "device='foo' is not allowed" in capsys.readouterr().err
 
 
 # --- minima ------------------------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import types
 from fractions import Fraction
 from itertools import combinations
 from math import comb
@@ -354,6 +357,38 @@ def test_too_few_iterations_for_a_plane_are_refused_before_any_training(
     says = capsys.readouterr().err
     assert "iterations=8 is not allowed: it must be enough for more than 2 checkpoints in their last quarter" in says
     assert "There would be 2: train for longer." in says
+
+
+def test_a_full_disk_is_one_sentence_and_a_place_that_cannot_be_written_costs_no_training(
+    tmp_path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    nothing = types.SimpleNamespace(certificates=[])
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "certify_trained", lambda *given, **options: nothing)
+        patch.setattr(command, "report", lambda *given: {})
+        patch.setattr(os, "fsync", full)
+        assert command.main([str(tmp_path / "x.json")]) == 2
+    says = capsys.readouterr().err
+    assert f"{tmp_path / 'x.json'} could not be written ([Errno 28] No space left on device). Make room" in says
+    assert list(tmp_path.iterdir()) == []
+
+    monkeypatch.setattr(command, "certify_trained", None)
+    assert command.main([str(tmp_path)]) == 2
+    assert f"out='{tmp_path}' is not allowed: it must be a file" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert command.main([str(tmp_path / "file" / "x.json")]) == 2
+    assert f"{tmp_path / 'file' / 'x.json'} could not be written" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_so_by_its_status(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "certify_trained", interrupted)
+    assert command.main([str(tmp_path / "x.json")]) == 130
 
 
 def _again(one: certificate.Certificate) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...config import Config
-from ...errors import UserError
+from ...errors import MEND, UserError, invalid, status
 from ...files import write_json
 from ...memory import keep_freed_memory
 from ...output import complain, say
@@ -23,6 +23,7 @@ ALPHA = 0.05  # the radii, and the largest of Section 5.1, at which the paper's 
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 on success, 2 for what the user can mend, 3 where training diverged, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m sharp_maml_core.theory.certificate", description=__doc__)
     parser.add_argument("out", type=Path, help="the JSON file to write")
     parser.add_argument("--variant", default="both", help="the learner (default both)")
@@ -35,31 +36,45 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{about} (default {default})")
     given = parser.parse_args(arguments)
+    try:
+        _certify(given)
+    except UserError as error:
+        complain(f"{parser.prog}: {error}")
+        return status(error)
+    except OSError as error:
+        complain(
+            f"{parser.prog}: {given.out} could not be written ({error}). "
+            "Make room or name another file, and run the command again."
+        )
+        return MEND
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _certify(given: argparse.Namespace) -> None:
     keep_freed_memory()
     before, start = provenance(torch.device("cpu")), time.perf_counter()
-    try:
-        config = Config(
-            variant=given.variant,
-            inner_steps=1,
-            alpha_low=ALPHA,
-            alpha_up=ALPHA,
-            filters=given.filters,
-            iterations=given.iterations,
-            checkpoint_every=max(1, given.iterations // 60),
-            seed=given.seed,
-            device="cpu",
-        )
-        trained = certify_trained(config, n_tasks=given.tasks, n_fresh=given.fresh, progress=True)
-    except UserError as error:
-        complain(str(error))
-        return 2
-    when = {"finished": now(), "seconds": time.perf_counter() - start}
+    config = Config(
+        variant=given.variant,
+        inner_steps=1,
+        alpha_low=ALPHA,
+        alpha_up=ALPHA,
+        filters=given.filters,
+        iterations=given.iterations,
+        checkpoint_every=max(1, given.iterations // 60),
+        seed=given.seed,
+        device="cpu",
+    )
     out = given.out.expanduser()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        raise invalid("out", str(out), "a file to write, and no folder")
+    out.parent.mkdir(parents=True, exist_ok=True)  # before the work: where that fails, none is lost
+    trained = certify_trained(config, n_tasks=given.tasks, n_fresh=given.fresh, progress=True)
+    when = {"finished": now(), "seconds": time.perf_counter() - start}
     write_json(out, report(trained, config, given.tasks) | before | when)
     for certificate in trained.certificates:
         say(f"{certificate.unit}: at most {certificate.bound:.4f}, measured {certificate.measured:.4f}")
-    return 0
 
 
 def report(trained: Trained, config: Config, n_tasks: int) -> dict[str, Any]:

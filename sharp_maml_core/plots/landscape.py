@@ -21,7 +21,7 @@ from ..errors import invalid
 from ..landscape.counted import VALLEY
 from ..landscape.directions import Trajectory
 from ..landscape.prominence import prominences
-from ..landscape.slices import Slice, ball, local_minima
+from ..landscape.slices import Slice, ball, finite_range, local_minima
 
 Levels = npt.NDArray[np.float64]
 
@@ -39,7 +39,7 @@ def surfaces(slices: Mapping[str, Slice], radius: float | None = None, note: str
     radius  alpha: the ball ||theta - origin|| <= alpha is drawn in, where it is not too small to be seen
     note    small print under the figure
 
-    Raises UserError for a slice on a line.
+    Raises UserError for no slice, a slice on a line, and where no loss of any is finite.
     """
     _check_planes(slices)
     norm, levels = _scale(list(slices.values()))
@@ -66,7 +66,10 @@ def surfaces(slices: Mapping[str, Slice], radius: float | None = None, note: str
 
 
 def plane(cut: Slice, radius: float | None = None, note: str = "") -> Figure:
-    """One slice as filled contours, with its marked points by name: the plane through three solutions, say."""
+    """One slice as filled contours, with its marked points by name: the plane through three solutions, say.
+
+    Raises UserError as `surfaces` does.
+    """
     _check_planes({"slice": cut})
     norm, levels = _scale([cut])
     with sns.axes_style("ticks"):
@@ -84,8 +87,10 @@ def plane(cut: Slice, radius: float | None = None, note: str = "") -> Figure:
 def lines(slices: Mapping[str, Slice], radius: float | None = None, note: str = "") -> Figure:
     """Slices on lines, one over another; marked points as dots, the ball as a band.
 
-    Raises UserError for a slice on a plane, and for lines along axes of different names.
+    Lines along axes of different names are drawn along "the line". Raises UserError for no slice, for a slice on a
+    plane, and for a radius where a unit of the axes is not the same distance for all: there is no one band then.
     """
+    _check_some(slices)
     for name, cut in slices.items():
         if len(cut.axes) != 1:
             raise invalid(f"slices[{name!r}].axes", cut.axes, "one axis: a line")
@@ -100,7 +105,7 @@ def lines(slices: Mapping[str, Slice], radius: float | None = None, note: str = 
                 axes.plot(at, height, "o", color=colour)
                 axes.annotate(mark, (at, height), (0, 7), textcoords="offset points", ha="center", fontsize="small")
         if radius is not None:
-            low, high = ball(next(iter(slices.values())), radius)[:, 0].tolist()
+            low, high = _common_ball(slices, radius)
             axes.axvspan(low, high, color=BALL, alpha=0.15, linewidth=0, label=rf"$\alpha$ = {radius:g}")
         names = {cut.axes[0] for cut in slices.values()}
         axes.set(xlabel=names.pop() if len(names) == 1 else "along the line", ylabel="cross-entropy")
@@ -111,7 +116,10 @@ def lines(slices: Mapping[str, Slice], radius: float | None = None, note: str = 
 
 
 def way(cut: Slice, trajectory: Trajectory, note: str = "") -> Figure:
-    """A run's points on their principal plane, over the losses of that plane, and how far beside the plane they lie."""
+    """A run's points on their principal plane, over the losses of that plane, and how far beside the plane they lie.
+
+    Raises UserError as `surfaces` does.
+    """
     _check_planes({"slice": cut})
     norm, levels = _scale([cut])
     with sns.axes_style("ticks"):
@@ -145,17 +153,31 @@ def way(cut: Slice, trajectory: Trajectory, note: str = "") -> Figure:
 _LABEL = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 
 
+def _check_some(slices: Mapping[str, Slice]) -> None:
+    if not slices:
+        raise invalid("slices", slices, "at least one, by name")
+
+
 def _check_planes(slices: Mapping[str, Slice]) -> None:
+    _check_some(slices)
     for name, cut in slices.items():
         if len(cut.axes) != 2:
             raise invalid(f"slices[{name!r}].axes", cut.axes, "two axes: a plane")
 
 
 def _scale(slices: Sequence[Slice]) -> tuple[colors.Normalize, Levels]:
-    """One scale for all: from the lowest to the highest loss of any; logarithmic where these are far apart."""
-    losses = np.concatenate([cut.losses.numpy().ravel() for cut in slices])
-    low, high = float(np.nanmin(losses)), float(np.nanmax(losses))
-    if low > 0 and high / low > WIDE:
+    """One scale for all: from the lowest to the highest loss of any; logarithmic where these are far apart.
+
+    Where all losses are equal it reaches 0.5 to either side.
+    """
+    ranges = [found for cut in slices if (found := finite_range(cut)) is not None]
+    if not ranges:
+        centres = ", ".join(cut.centre for cut in slices)
+        raise invalid("slices", centres, "planes with a finite loss", "Take them nearer to the centre.")
+    low, high = min(found[0] for found in ranges), max(found[1] for found in ranges)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    elif low > 0 and high / low > WIDE:
         return colors.LogNorm(low, high), np.geomspace(low, high, LEVELS + 1)
     return colors.Normalize(low, high), np.linspace(low, high, LEVELS + 1)
 
@@ -203,6 +225,16 @@ def _contours(axes: Axes, cut: Slice, norm: colors.Normalize, levels: Levels) ->
     axes.set(xlabel=cut.axes[0], ylabel=cut.axes[1])
     axes.locator_params(nbins=5)
     axes.set_aspect("equal")
+
+
+def _common_ball(slices: Mapping[str, Slice], radius: float) -> tuple[float, float]:
+    """The ends of the ball on every line."""
+    ends = [ball(cut, radius)[:, 0].tolist() for cut in slices.values()]
+    if not np.allclose(ends, ends[0], rtol=1e-5, atol=0):
+        units = {name: math.sqrt(cut.gram[0][0]) for name, cut in slices.items()}
+        raise invalid("radius", radius, f"None for lines whose axes have different lengths ({units})")
+    low, high = ends[0]
+    return low, high
 
 
 def _ball(axes: Axes, cut: Slice, radius: float | None) -> None:

@@ -194,6 +194,7 @@ def _legend(figure: Figure, drawn: Set[str], lines: Sequence[Any] = ()) -> None:
     def mark(kind: str, face: Any) -> Line2D:
         return Line2D([], [], linestyle="", marker=MARKERS[kind], color=COLOURS[kind], markerfacecolor=face)
 
-    handles = [*lines, *(mark(kind, COLOURS[kind]) for kind in kinds), mark(kinds[0], "white")]
-    labels = [*(line.get_label() for line in lines), *kinds, "hollow: not of $L$"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
+    handles = [*lines, *(mark(kind, COLOURS[kind]) for kind in kinds), *(mark(kind, "white") for kind in kinds[:1])]
+    labels = [*(line.get_label() for line in lines), *kinds, *["hollow: not of $L$"][: len(kinds)]]
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")

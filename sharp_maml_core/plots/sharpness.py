@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..errors import invalid
 from ..landscape.rescale import Rescaled
 from ..landscape.summary import MEASURES, Correlation, Mean, Row, over_seeds
 
@@ -116,8 +117,12 @@ def rescaling(sweeps: Mapping[str, Sequence[Rescaled]]) -> Figure:
     """Each measure against the factor c, as a multiple of what it is at c = 1, which has to be one; a panel a sweep.
 
     Broken lines are what does not move where the function does not. A multiple that is not above 0 has no place on a
-    logarithmic axis and is not drawn.
+    logarithmic axis and is not drawn. Raises UserError for a sweep without c = 1.
     """
+    for title, points in sweeps.items():
+        factors = [point.factor for point in points]
+        if 1 not in factors:
+            raise invalid(f"sweeps[{title!r}]", factors, "factors with 1 among them, to compare with")
     with sns.axes_style("ticks"):
         size = (3.1 * len(sweeps) + 0.4, 3.9)
         figure, axes = plt.subplots(1, len(sweeps), figsize=size, squeeze=False, sharey=True, layout="constrained")

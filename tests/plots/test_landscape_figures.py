@@ -151,3 +151,39 @@ def test_a_line_is_no_plane_and_a_plane_no_line() -> None:
         landscape.surfaces({"a": bowl(), "b": line})
     with pytest.raises(UserError, match="one axis: a line"):
         landscape.lines({"a": bowl()})
+
+
+def test_a_slice_without_a_finite_loss_is_drawn_beside_others_and_refused_alone() -> None:
+    nowhere = bowl(losses=torch.full((11, 11), math.nan, dtype=torch.float64), origin_loss=math.nan)
+    figure = landscape.surfaces({"nowhere": nowhere, "bowl": bowl()}, radius=0.5)
+    figure.canvas.draw()
+    assert flat_axes(figure)[0].collections[0].norm.vmax == pytest.approx(3.5)
+    path = Trajectory((0, 1, 2), torch.eye(3, 2, dtype=torch.float64), (0.7, 0.2), torch.zeros(3))
+    for draw in (
+        lambda: landscape.surfaces({"one": nowhere, "two": nowhere}),
+        lambda: landscape.plane(nowhere),
+        lambda: landscape.way(nowhere, path),
+    ):
+        with pytest.raises(UserError, match=r"slices='x.* is not allowed: it must be planes with a finite loss"):
+            draw()
+
+
+def test_a_slice_of_one_height_is_drawn() -> None:
+    figure = landscape.surfaces({"flat": bowl(height=0.0, floor=2.0)})
+    figure.canvas.draw()
+    assert (flat_axes(figure)[0].collections[0].norm.vmin, figure.axes[0].get_zlim()) == (1.5, (1.5, 2.5))
+
+
+def test_no_slice_makes_no_figure() -> None:
+    for draw in (landscape.surfaces, landscape.lines):
+        with pytest.raises(UserError, match=r"slices=\{\} is not allowed: it must be at least one"):
+            draw({})
+
+
+def test_lines_in_different_units_have_no_ball_in_common() -> None:
+    axis = torch.linspace(-1, 1, 21, dtype=torch.float64)
+    one = Slice("a", ("towards b",), (axis,), ((4.0,),), axis**2, 0.0, {})
+    other = one._replace(axes=("random 1",), gram=((9.0,),))
+    assert landscape.lines({"one": one, "other": other}).axes[0].get_xlabel() == "along the line"
+    with pytest.raises(UserError, match=r"radius=0.5 .* different lengths \(\{'one': 2.0, 'other': 3.0\}\)"):
+        landscape.lines({"one": one, "other": other}, radius=0.5)

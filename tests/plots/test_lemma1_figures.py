@@ -128,3 +128,10 @@ def test_curvatures_before_and_after() -> None:
         assert measured.get_ydata().tolist() == found.after.tolist()
     assert len(figure.axes[0].lines) == 4  # 2 / 0.1 is in the panel
     assert len(figure.axes[1].lines) == 3  # 2 / 0.01 is not
+
+
+def test_a_function_without_stationary_points_is_drawn() -> None:
+    nothing = Census(0.1, Points(torch.empty(0, 1, dtype=torch.float64), (), True), (), 0, 0)
+    figure = figures.births([nothing], "x", 1.0)
+    figure.canvas.draw()
+    assert words(figure) == []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sharp_maml_core import UserError
 from sharp_maml_core.landscape.rescale import Rescaled
 from sharp_maml_core.landscape.summary import MEASURES, SURFACES, Correlation, Mean, Row
 from sharp_maml_core.plots import sharpness
@@ -126,3 +127,9 @@ def test_a_change_of_scale_is_drawn_as_multiples_of_what_is_at_one() -> None:
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1/2", "1", "4"]
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == set(lines)
+
+
+def test_a_change_of_scale_needs_a_point_to_compare_with() -> None:
+    points = [Rescaled(factor, *[1.0] * 7) for factor in (0.5, 2.0)]
+    with pytest.raises(UserError, match=r"sweeps\['layer'\]=\[0.5, 2.0\] is not allowed: it must be factors with 1"):
+        sharpness.rescaling({"layer": points})

@@ -32,7 +32,7 @@ class AtAGlance(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Make its rows."""
         book = Path(self.env.srcdir)
-        for path in (book / "errata.md", *sorted((book / "results").glob("*.json"))):
+        for path in _read(book):
             self.env.note_dependency(str(path))
         rows = [
             HEAD,
@@ -46,6 +46,13 @@ class AtAGlance(SphinxDirective):
         ]
         text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         return self.parse_text_to_nodes(text)
+
+
+def _read(book: Path) -> list[Path]:
+    """The files that the table is made of."""
+    results, benchmarks = book / "results", ROOT / "benchmarks" / "results"
+    found = [*results.glob("*.json"), *results.glob("sharpness/*.json"), *benchmarks.glob("speed-*.json")]
+    return [book / "errata.md", results / "certificate" / "glyphs.json", *sorted(found)]
 
 
 def _accuracies(book: Path) -> Iterator[tuple[str, ...]]:
@@ -116,22 +123,30 @@ def _costs() -> Iterator[tuple[str, ...]]:
 
 
 def _flatness(book: Path) -> Iterator[tuple[str, ...]]:
+    """A row for each radius: within another one a sharpness is another quantity."""
     results = measured.read_all(book / "results" / "sharpness", "cifar-fs")
-    if not results:
-        return
-    changes = summary.changes(summary.rows(results))
-    names = [name for name in SHARP if name in changes]
-    found = [changes[name]["maml sharpness"] for name in names]
-    seeds = "1 seed" if found[0].n == 1 else f"{found[0].n} seeds"
-    shown = ", ".join(f"{100 * one.mean:+.0f}%{_spread(one)}" for one in found)
-    (alpha,) = {result["settings"]["alpha"] for result in results}
-    yield (
-        f"How does the sharpness (Eq. 7) of {', '.join(f'`{name}`' for name in names)} differ from MAML's? On "
-        f"CIFAR-FS, of MAML's loss of a task, within a radius of {alpha:g}",
-        "smoother, by eye (Figure 4)",
-        f"{shown} ({seeds})",
-        "[](landscapes.md)",
-    )
+    for alpha in sorted({result["settings"]["alpha"] for result in results}):
+        table = summary.rows([result for result in results if result["settings"]["alpha"] == alpha])
+        if not any(row.variant == summary.REFERENCE for row in table):
+            continue
+        changes = summary.changes(table)
+        found = {name: changes[name]["maml sharpness"] for name in SHARP if name in changes}
+        if found:
+            yield (
+                f"How does the sharpness (Eq. 7) of {', '.join(f'`{name}`' for name in found)} differ from MAML's? On "
+                f"CIFAR-FS, of MAML's loss of a task, within a radius of {alpha:g}",
+                "smoother, by eye (Figure 4)",
+                f"{', '.join(f'{100 * one.mean:+.0f}%{_spread(one)}' for one in found.values())} ({_seeds(found)})",
+                "[](landscapes.md)",
+            )
+
+
+def _seeds(found: dict[str, summary.Mean]) -> str:
+    """Of how many seeds the figures are: one number, or one for each."""
+    counts = [one.n for one in found.values()]
+    if len(set(counts)) == 1:
+        return "1 seed" if counts[0] == 1 else f"{counts[0]} seeds"
+    return ", ".join(map(str, counts)) + " seeds"
 
 
 def _spread(one: summary.Mean) -> str:

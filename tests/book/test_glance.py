@@ -7,10 +7,12 @@ import sys
 from typing import Any
 
 import pytest
-from builder import BOOK
+from builder import BOOK, ROOT
 from made_results import a_group
 
 from sharp_maml_core import published
+from sharp_maml_core.landscape import summary
+from sharp_maml_core.landscape.measure import SURFACES
 from sharp_maml_core.theory.paper_tables import accuracy
 
 sys.path.insert(0, str(BOOK / "_ext"))
@@ -48,6 +50,45 @@ def test_a_row_of_gains_says_how_long_its_runs_were_and_at_which_radius(monkeypa
 def test_the_sharpness_is_said_of_its_data_loss_and_radius() -> None:
     ((question, *_),) = glance._flatness(BOOK)
     assert question.endswith("On CIFAR-FS, of MAML's loss of a task, within a radius of 0.05")
+
+
+def test_sharpness_within_several_radii_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row a radius, of as many seeds as each variant has beside a MAML of that radius; without MAML there is none."""
+
+    def at(alpha: float, variant: str, seed: int, sharpness: float) -> dict[str, Any]:
+        figures = {name: [sharpness] for name in summary.MEASURES} | {"top_eigenvalues": [[1.0]], "local_minima": [1.0]}
+        outcome = {"mean": 0.5, "interval_95": 0.1, "tasks": 2}
+        return {
+            "model": f"{variant}-{seed}",
+            "variant": variant,
+            "seed": seed,
+            "settings": {"alpha": alpha},
+            "surfaces": dict.fromkeys(SURFACES, figures),
+            "accuracy": dict.fromkeys(("test", "train", "gap"), outcome),
+        }
+
+    results = [at(0.05, "maml", 0, 1.0), at(0.05, "maml", 1, 1.0), at(0.05, "low", 0, 0.9), at(0.05, "low", 1, 0.9)]
+    results += [at(0.05, "up", 0, 0.5), at(0.5, "maml", 0, 10.0), at(0.5, "up", 0, 20.0), at(1.0, "up", 0, 7.0)]
+    monkeypatch.setattr(glance.measured, "read_all", lambda folder, dataset: results)
+    near, far = glance._flatness(BOOK)
+    assert near[0].endswith("within a radius of 0.05")
+    assert "of `low`, `up` differ" in near[0]
+    assert near[2] == "-10% ± 0, -50% (2, 1 seeds)"
+    assert far[0].endswith("within a radius of 0.5")
+    assert far[2] == "+100% (1 seed)"
+    monkeypatch.setattr(glance.measured, "read_all", lambda folder, dataset: [])
+    assert list(glance._flatness(BOOK)) == []
+
+
+def test_the_table_is_made_anew_where_any_of_its_files_changes() -> None:
+    names = {str(path.relative_to(ROOT)) for path in glance._read(BOOK)}
+    assert {
+        "book/errata.md",
+        "book/results/certificate/glyphs.json",
+        "book/results/sharpness/cifar-fs-maml-seed0.json",
+        "book/results/omniglot-5way-1shot-short-up-seed0.json",
+        "benchmarks/results/speed-amd-epyc-2-cores.json",
+    } <= names
 
 
 def test_each_bound_is_said_of_the_letters_that_it_holds_for() -> None:

@@ -33,7 +33,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import invalid
 from ..evaluate import BAR_SECONDS
 from ..files import write_text
 from .scenes import Scene
@@ -69,17 +68,6 @@ def export(scene: Scene, path: str | Path | None = None) -> str:
     if path is not None:
         write_text(Path(path), text)
     return text
-
-
-def read_export(text: str) -> Exported:
-    """What `export` wrote. Raises UserError for anything else."""
-    try:
-        values = json.loads(text)
-        if values["format"] != FORMAT:
-            raise ValueError
-        return Exported(**values)
-    except (KeyError, TypeError, ValueError):
-        raise invalid("text", text[:40], f"an exported scene, with format {FORMAT!r}") from None
 
 
 def _exported(scene: Scene) -> Exported:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharp_maml_core import UserError, landscape
+from sharp_maml_core import landscape
 from sharp_maml_core.landscape import export as export_in_package
-from sharp_maml_core.landscape.export import ALPHAS_LOW, ALPHAS_UP, FORMAT, Exported, export, read_export
+from sharp_maml_core.landscape.export import ALPHAS_LOW, ALPHAS_UP, FORMAT, Exported, export
 from sharp_maml_core.landscape.scenes import SCENES, Scene, conv4, double_well
 from sharp_maml_core.landscape.walks import grid, losses, objective, walk
 
@@ -26,7 +26,7 @@ def well() -> tuple[Scene, str]:
 
 @pytest.fixture(scope="module")
 def read(well: tuple[Scene, str]) -> Exported:
-    return read_export(well[1])
+    return Exported(**json.loads(well[1]))
 
 
 def test_it_is_there_under_the_name_of_the_package() -> None:
@@ -41,8 +41,7 @@ def test_every_scene_is_under_300_kilobytes(well: tuple[Scene, str]) -> None:
         assert 100_000 < len(text.encode()) < 300_000
 
 
-def test_what_is_written_is_what_is_read(well: tuple[Scene, str], read: Exported) -> None:
-    assert json.loads(well[1]) == read._asdict()
+def test_the_fields_are_written_in_their_order_and_without_spaces(well: tuple[Scene, str], read: Exported) -> None:
     assert json.dumps(read._asdict(), separators=(",", ":")) + "\n" == well[1]
 
 
@@ -86,9 +85,3 @@ def test_it_says_what_a_page_needs_to_label_it(well: tuple[Scene, str], read: Ex
     assert read.marks == {name: list(mark) for name, mark in scene.marks.items()}
     assert read.settings == {"inner_lr": 0.1, "inner_steps": 1, "outer_lr": 0.7, "outer_steps": 10}
     assert len(read.walks[0][0]["outer"]) == read.settings["outer_steps"] + 1
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "other"}', f'{{"format": "{FORMAT}", "name": "x"}}'])
-def test_another_text_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(UserError, match="an exported scene, with format 'sharp-maml scene 1'"):
-        read_export(text)

@@ -198,7 +198,7 @@ def two_tasks(
     check(
         "curvatures",
         list(curvatures),
-        Allowed("above 0, one a minimum", lambda a: len(a) == len(minima) and min(a) > 0),
+        Allowed("above 0, one a minimum", lambda a: len(a) == len(minima) > 0 and min(a) > 0),
     )
     check("inner_lr", inner_lr, ABOVE_ZERO)
     adapted = [a * (1 - inner_lr * a) ** 2 for a in curvatures]

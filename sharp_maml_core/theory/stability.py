@@ -106,7 +106,14 @@ class Changes(NamedTuple):
     flipped: Array
 
     def slope(self, changes: Array) -> Slope:
-        """The exponent in n of one kind's changes [K, T]: the mean of T log-log slopes, each of other tasks."""
+        """The exponent in n of one kind's changes [K, T]: the mean of T log-log slopes, each of other tasks.
+
+        Raises UserError for fewer than two numbers of samples or two tasks, and for a change of 0, which has no
+        logarithm.
+        """
+        for name, value in zip(("n_samples", "n_tasks"), changes.shape, strict=True):
+            check(name, value, at_least(2))
+        numbers("changes", changes, ABOVE_ZERO)
         slopes = np.polyfit(np.log(self.n_samples), np.log(changes), 1)[0]
         return Slope(float(slopes.mean()), float(Z95 * slopes.std(ddof=1) / np.sqrt(len(slopes))))
 

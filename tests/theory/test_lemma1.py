@@ -168,6 +168,7 @@ def test_tasks_that_share_their_minimiser_keep_it():
         (lambda: as_vector(lambda theta: theta.sum().log(), -torch.ones(1).double()), r"loss\(theta\)=.*finite"),
         (lambda: two_tasks((1, 0), (1, -1), 1), "curvatures=.*above 0"),
         (lambda: two_tasks((1, 3), (1,), 1), "curvatures=.*one a minimum"),
+        (lambda: two_tasks((), (), 1), "curvatures=.*one a minimum"),
         (lambda: two_tasks((2, 2), (1, -1), Fraction(1, 2)), "inner_lr=.*1 / curvature"),
         (lambda: two_tasks((2, 2), (1, -1), 0), "inner_lr=0 .*above 0"),
     ],

@@ -167,9 +167,17 @@ def test_a_power_law_has_its_exponent() -> None:
     assert (steeper.value, steeper.interval) == pytest.approx((-1.5, 1.959963984540054 * math.sqrt(0.5) / math.sqrt(2)))
 
 
+def changes_of(values: list[list[float]]) -> Changes:
+    changes = np.array(values)
+    return Changes(np.arange(1.0, 1 + len(changes)), *[changes[None]] * 3)
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
+        (lambda: changes_of([[1.0, 2.0]]).slope(np.array([[1.0, 2.0]])), "n_samples=1 .* at least 2"),
+        (lambda: changes_of([[1.0], [2.0]]).slope(np.array([[1.0], [2.0]])), "n_tasks=1 .* at least 2"),
+        (lambda: changes_of([[1.0] * 2] * 2).slope(np.array([[1.0, 0.0], [1.0, 1.0]])), "changes=0.0 .* above 0"),
         (lambda: stability_bound(0.0, 5, 1.0), "inner_lr=0.0 is not allowed: it must be above 0"),
         (lambda: stability_bound(0.1, 0, 1.0), "n_samples=0"),
         (lambda: stability_bound(0.1, 5, -1.0), "lipschitz=-1.0"),

@@ -182,11 +182,17 @@ def save_snapshot(folder: Path, state: TrainState) -> None:
 
 
 def load_snapshots(folder: Path, device: torch.device | str = "cpu") -> dict[int, Params]:
-    """The parameters by iteration, in order. Raises UserError for a run that was not asked to keep them."""
+    """The parameters by iteration, in order.
+
+    Raises UserError for a run that was not asked to keep them, and for a damaged file.
+    """
     paths = sorted((folder / SNAPSHOTS).glob(f"[0-9]*{SUFFIX}"))
     if not paths:
         raise invalid("run_dir", str(folder), "a run that kept its way", "Train it with snapshots=True.")
-    return {int(path.stem): checkpoint.load_params(path, device) for path in paths}
+    try:
+        return {int(path.stem): checkpoint.load_params(path, device) for path in paths}
+    except ValueError as error:
+        raise UserError(f"{error}: restore a copy, or set overwrite=True to begin again.") from None
 
 
 def save_state(folder: Path, state: TrainState, data: Mapping[str, str]) -> None:

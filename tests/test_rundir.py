@@ -221,6 +221,13 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
             read(tmp_path)
 
 
+def test_a_damaged_snapshot_is_named(tmp_path: Path) -> None:
+    (tmp_path / rundir.SNAPSHOTS).mkdir()
+    (tmp_path / rundir.SNAPSHOTS / "0000001.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    with pytest.raises(UserError, match=r"0000001\.safetensors is damaged .*overwrite=True to begin again"):
+        rundir.load_snapshots(tmp_path)
+
+
 def test_the_shapes_of_a_model_are_those_of_its_parameters(tmp_path: Path) -> None:
     assert rundir.model_shapes(tmp_path) is None
     params = build_learner(CONFIG, SmallNet()).init(torch.Generator())

@@ -87,10 +87,13 @@ def read(folder: Path, dataset: str) -> dict[str, Any] | None:
     """The counts of a data set, or None where there are none. Raises UserError, naming the file, for a damaged one."""
     path = folder / f"{dataset}-minima.json"
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict) or not {"settings", "tasks"} <= set(values):
+            raise ValueError("it lacks a part")
+        return values
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise invalid("minima", str(path), f"what the command wrote ({error})", "Delete it to count again.") from None
 
 

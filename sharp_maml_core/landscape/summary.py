@@ -43,7 +43,7 @@ class Mean(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One model: figures by "SURFACE MEASURE", and its outcomes, "accuracy" and "gap"."""
+    """One model: figures by "SURFACE MEASURE", and its outcomes, "accuracy", "train accuracy" and "gap"."""
 
     model: str
     variant: str
@@ -94,7 +94,7 @@ def per_task(result: Figures, surface: str, measure: str) -> list[float]:
 
 
 def rows(results: Sequence[Figures]) -> list[Row]:
-    """A row a model, in the order of `results`: MEASURES of every surface, and local minima where they were counted."""
+    """A row a model, in the order of `results`: MEASURES of every surface, and the local minima of "erm" and "maml"."""
     return [
         Row(
             result["model"],

@@ -214,9 +214,10 @@ def test_minima_are_counted_by_task_and_added_up(tmp_path, monkeypatch, capsys) 
     assert len(counted.read(tmp_path, "glyphs")["tasks"]) == 3
     assert capsys.readouterr().out.count("maml-at-maml: ") == 2
     assert main([*command, "1"]) == 2
-    (tmp_path / "glyphs-minima.json").write_text("{")
-    with pytest.raises(UserError, match=r"glyphs-minima\.json"):
-        counted.read(tmp_path, "glyphs")
+    for damaged in ("{", "[]", "null", '"text"', '{"settings": {}}'):
+        (tmp_path / "glyphs-minima.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"glyphs-minima\.json"):
+            counted.read(tmp_path, "glyphs")
     assert counted.read(tmp_path, "cifar-fs") is None
 
 

@@ -123,11 +123,11 @@ def slider(function: Function, inner_lrs: Sequence[float], points: int = 161) ->
     check("inner_lrs", len(inner_lrs), Allowed("a list of one position or more", lambda n: n > 0))
     x = torch.linspace(*function.box[0], points, dtype=torch.float64)[:, None]
     own = function.stationary_points()
-    counts = [census(function, rate, own) for rate in inner_lrs]
     own_value = vmap(function.loss)
     values = [vmap(composed(function.loss, rate)) for rate in inner_lrs]
     lines = [value(x) for value in values]
-    check_finite("composed", torch.stack(lines))
+    check_finite("composed", torch.stack(lines))  # before the census, which takes forever with such numbers
+    counts = [census(function, rate, own) for rate in inner_lrs]
     return {
         "function": function.name,
         "formula": function.formula,

@@ -191,6 +191,7 @@ def test_a_plane_has_a_row_for_each_y():
         (lambda: slider(WELL, [0.1], points=1), "points=1 .*at least 2"),
         (lambda: slider(WELL, [float("inf")]), "inner_lr=inf .*finite"),
         (lambda: slider(FUNCTIONS["parabola"], [1e200]), "composed=.*finite"),
+        (lambda: slider(FUNCTIONS["double-well"], [1e200]), "composed=.*finite"),  # at once: its census would not end
         (lambda: plane(WELL, 0.1), "function='double-well' .*two variables"),
         (lambda: plane(FUNCTIONS["ripples"], 0.0), "inner_lr=0.0 .*above 0"),
         (lambda: plane(FUNCTIONS["ripples"], 0.1, points=1), "points=1 .*at least 2"),

@@ -409,6 +409,8 @@ def _again(one: certificate.Certificate) -> float:
         (lambda: bounds.kl_inverse(0.5, -1e-9), "budget=-1e-09 is not allowed: it must be at least 0"),
         (lambda: bounds.kl_inverse(math.nan, 0.1), "q=nan is not allowed"),
         (lambda: bounds.new_tasks(0.1, 0.0, 0, 0.05), "n=0"),
+        (lambda: bounds.new_tasks(0.1, 0.0, 2.5, 0.05), "n=2.5 is not allowed: it must be a whole number"),
+        (lambda: bounds.new_classes(0.1, 0.0, 5, 2.5, 0.05), "n_unseen=2.5 is not allowed: it must be a whole number"),
         (lambda: bounds.new_tasks(0.1, -1.0, 10, 0.05), "divergence=-1.0"),
         (lambda: bounds.new_tasks(0.1, 0.0, 10, 1.0), "delta=1.0 is not allowed: it must be above 0 and below 1"),
         (lambda: bounds.new_classes(0.1, 0.0, 5, 0, 0.05), "n_unseen=0"),

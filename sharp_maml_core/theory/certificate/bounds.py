@@ -54,7 +54,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...checks import ABOVE_ZERO, PROBABILITY, Allowed, at_least, check
+from ...checks import ABOVE_ZERO, PROBABILITY, Allowed, at_least, check_whole
 from .._numbers import Array, numbers
 
 ANY = Allowed("any number", lambda value: True)
@@ -95,7 +95,7 @@ def kl_inverse(q: ArrayLike, budget: ArrayLike) -> Array:
 
 def log_moment(n: int) -> float:
     """The logarithm of Lemma A's xi(n), as it is defined. At most the usual ln(2 sqrt(n)), by Maurer's Theorem 1."""
-    check("n", n, at_least(1))
+    check_whole("n", n, at_least(1))
     k = np.arange(n + 1)
     return float(np.logaddexp.reduce(_log_choose(n, k) - n * (_surprise(k / n) + _surprise(1 - k / n))))
 
@@ -158,7 +158,7 @@ def gaussian_divergence(mean: ArrayLike, std: ArrayLike) -> float:
 def _log_dealt_moment(n_seen: int, n_unseen: int) -> float:
     """The logarithm of xi(M, M')."""
     for name, value in {"n_seen": n_seen, "n_unseen": n_unseen}.items():
-        check(name, value, at_least(1))
+        check_whole(name, value, at_least(1))
     ones, seen = np.ogrid[: n_seen + n_unseen + 1, : n_seen + 1]  # K, k
     unseen = ones - seen
     possible = (unseen >= 0) & (unseen <= n_unseen)

@@ -155,7 +155,7 @@ class Config:
     llama_damping: float = setting(
         1e-3, "llama: tau; its square root is added to the diagonal of each Kronecker factor", ABOVE_ZERO
     )
-    bmaml_particles: int = setting(5, "bmaml: number of particles, M", count(1), "Yoon et al. 2018")
+    bmaml_particles: int = setting(5, "bmaml: number of particles", count(1), "Yoon et al. 2018")
     bmaml_chaser_steps: int = setting(
         1, "bmaml: steps on support and query set by which the leader is ahead, s", count(1), "Yoon et al. 2018"
     )

@@ -1,9 +1,9 @@
 r"""Bayesian MAML (Yoon et al. 2018): particles that adapt by Stein variational gradient descent, and chase leaders.
 
-The meta-parameters are M initial particles. In the inner loop, with log p the negative mean loss of the support set (a
+The meta-parameters are P initial particles. In the inner loop, with log p the negative mean loss of the support set (a
 flat prior, and the likelihood of one sample), each moves along SVGD's direction (see `svgd`):
 
-    theta_i <- theta_i + (inner_lr / M) sum_j [k(theta_j, theta_i) grad log p(theta_j)
+    theta_i <- theta_i + (inner_lr / P) sum_j [k(theta_j, theta_i) grad log p(theta_j)
                                                + grad_{theta_j} k(theta_j, theta_i)]
 
 After n = inner_steps of them the leaders go s = bmaml_chaser_steps further, on the support and the query set together,
@@ -46,7 +46,7 @@ Step = Callable[[Params], Params]
 def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
     """Bayesian MAML; `alpha_up` > 0 sharpens it, which is new here.
 
-    In `params`, what is a particle's own has the particles in front: [M, ...], under the network's names.
+    In `params`, what is a particle's own has the particles in front: [P, ...], under the network's names.
 
     Raises UserError for a lower perturbation, for parameters that do not adapt and for a query pass in bfloat16.
     """
@@ -57,7 +57,7 @@ def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
         return name.startswith(HEAD) or not shares
 
     def outputs_of(params: Params, x: Tensor) -> Tensor:
-        """The outputs of all particles, [M, n, ...]."""
+        """The outputs of all particles, [P, n, ...]."""
         particles = [{name: value[i] for name, value in select(params, own).items()} for i in range(n_particles)]
         if not shares:
             return torch.stack([network.forward(particle, x) for particle in particles])
@@ -136,7 +136,7 @@ def bmaml(config: Config, network: Network, loss: Loss) -> Learner:
 
 
 def _rows(particles: Params) -> Tensor:
-    """Each particle as a row, [M, n]."""
+    """Each particle as a row, [P, n]."""
     return torch.cat([value.flatten(1) for value in particles.values()], dim=1)
 
 

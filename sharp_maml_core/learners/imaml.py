@@ -1,6 +1,6 @@
 r"""Implicit MAML (Rajeswaran et al. 2019): the gradient of the proximal problem's solution, not of the way to it.
 
-The lower level is the paper's (1b), with lambda = 1 / beta_low, by plain gradient steps from phi = theta:
+The lower level is that of the paper's (1b), with a lambda of its own, by plain gradient steps from phi = theta:
 
     phi*(theta) = argmin_phi L(phi; D) + (lambda / 2) ||phi - theta||^2
     phi <- phi - inner_lr * (grad L(phi; D) + lambda * (phi - theta))

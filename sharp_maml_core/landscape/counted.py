@@ -150,8 +150,9 @@ def run(options: argparse.Namespace) -> int:
     if values.get("settings") != settings:
         values = {"settings": settings, "tasks": []}
     for task_seed in range(len(values["tasks"]), options.tasks):
+        came_from = provenance(torch.device("cpu"))
         values["tasks"].append(count_task(settings, task_seed, options.data_root, not options.quiet))
-        values["provenance"] = provenance(torch.device("cpu"))
+        values["provenance"] = came_from
         write_text(path, json.dumps(values, allow_nan=False) + "\n")
     for name, count in counts(values).items():
         say(

@@ -94,10 +94,9 @@ def run(options: argparse.Namespace) -> int:
     chosen = _chosen(options.only)
     folder = Path(options.out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    variants = tuple(v for v in VARIANTS if any(recipe.model == v for recipe in chosen)) or VARIANTS[:1]
     compared = compare(
         options.dataset,
-        variants,
+        VARIANTS,  # all, whatever is chosen: alpha is the largest of theirs
         seed=options.seed,
         task_seed=options.task_seed,
         data_root=options.data_root,

@@ -88,12 +88,13 @@ def way_of(
 
 def compute(run_dir: Path, data_root: str | None, points: int, path: Path, progress: bool = False) -> None:
     """The way of a run, written to a file."""
+    came_from = provenance(torch.device("cpu"))
     config = rundir.read_config(run_dir, device="cpu")
     cut, trajectory = way_of(run_dir, data_root, points=points, progress=progress)
     values = {
         "settings": config.to_dict() | {"data_root": "", "dataset": Path(config.dataset).name, "points": points},
         "tasks": {"split": "train", "seed": TASK_SEED, "number": TASKS},
-        "provenance": provenance(torch.device("cpu")),
+        "provenance": came_from,
         "trajectory": trajectory._asdict()
         | {"path": trajectory.path.tolist(), "distances": trajectory.distances.tolist()},
         "slice": to_json(cut),

@@ -132,6 +132,13 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, capsys) -> None:
     assert f"{names[0]}: loss" in capsys.readouterr().out
 
 
+def test_alone_a_plane_is_as_large_as_among_others(tmp_path) -> None:
+    assert slices(tmp_path, "--only", "steep-maml-at-maml") == 0
+    found = stored.read(tmp_path / "glyphs-steep-maml-at-maml.json")
+    assert found.alpha == compare("glyphs", stored.VARIANTS, erm_steps=0).alpha > 0
+    assert found.cut.coordinates[0][-1] == stored.STEEP_RADII * found.alpha
+
+
 def test_the_recipes_have_names_of_their_own_and_the_papers_planes() -> None:
     names = [recipe.name for recipe in stored.RECIPES]
     assert len(set(names)) == len(names)

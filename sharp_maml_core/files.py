@@ -31,10 +31,15 @@ def atomic(path: Path) -> Iterator[Path]:
 def remove_halves(folder: Path, pattern: str) -> None:
     """Remove what processes that were killed had begun to write in `folder` under names like `pattern`."""
     for half in folder.glob(f".{pattern}-*"):
-        if half.is_dir():
-            shutil.rmtree(half)
-        else:  # of a version that wrote to a file
-            half.unlink()
+        remove(half)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, where it is there. Of a link the link goes, and what it points to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,7 +20,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from . import checkpoint, metrics
 from .config import Config, config_from
 from .data import KNOWN
 from .errors import UserError, invalid
-from .files import remove_halves, write_json, write_text
+from .files import remove, remove_halves, write_json, write_text
 from .params import Params
 from .train import TrainState
 
@@ -105,16 +104,9 @@ def begin(folder: Path, config: Config, overwrite: bool = False) -> None:
 
 
 def _throw_away(folder: Path) -> None:
-    """The result first, for what has one is finished; the settings last, so that what stays is not taken for another's.
-
-    A link goes, and what it points to stays.
-    """
+    """The result first, for what has one is finished; the settings last, lest what stays is taken for another's."""
     for name in (*WRITTEN[:-1], *FOLDERS, CONFIG):
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(folder / name)
 
 
 def take(lock: TextIO) -> bool:

@@ -21,7 +21,7 @@ Rows = list[dict[str, str]]
 DETAILS = "seeds; test tasks; iterations"
 OTHER_LENGTH = "of another length"
 AS_MANY, TWICE = "points over MAML on as many images", "for twice the iterations"
-WATCHING = ("eval_every", "val_tasks", "eval_tasks")  # how closely a run is watched, not what it is told to learn
+LENGTH = ("iterations", "eval_every", "val_tasks", "eval_tasks")  # how long a run is and how closely it is watched
 IMAGES = "thousand images"  # `groups.Line.images`: an upper perturbation's count twice
 
 
@@ -172,18 +172,16 @@ def trials(results: Sequence[Result], dataset: str) -> Rows:
     runs = [run for run in results if "cell" not in run and run["config"]["dataset"] == dataset]
     rows = []
     for run in sorted(runs, key=lambda run: VARIANTS.index(run["config"]["variant"])):
-        variant = run["config"]["variant"]
-        usual = {**Config(variant, device="auto").to_dict(), "iterations": run["iterations"]}
+        variant, best = run["config"]["variant"], run["best"]
+        usual = Config(variant, device="auto").to_dict()
         given = {name: value for name, value in published.settings(run).items() if value != usual[name]}
         rows.append(
             {
                 "variant": variant,
-                "accuracy, %": "{mean:.1f} ± {interval_95:.1f}".format(
-                    **{name: 100 * run["best"][name] for name in ("mean", "interval_95")}
-                ),
+                "accuracy, %": f"{100 * best['mean']:.1f} ± {100 * best['interval_95']:.1f}",
                 "iterations": str(run["iterations"]),
                 "minutes": f"{run['seconds'] / 60:.1f}",
-                "settings": ", ".join(f"{name}={value}" for name, value in given.items() if name not in WATCHING),
+                "settings": ", ".join(f"{name}={value}" for name, value in given.items() if name not in LENGTH),
             }
         )
     return rows
